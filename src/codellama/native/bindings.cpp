@@ -1,0 +1,205 @@
+// The Python face of the engine, as thin as it gets: arrays are checked for type, shape and order by their
+// annotations, values by the engine; std::invalid_argument becomes ValueError. The lock is released while computing.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "dispatch.h"
+#include "forward.h"
+
+namespace nb = nanobind;
+using namespace codellama;
+
+namespace {
+
+template <class T, int N>
+using In = nb::ndarray<const T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+template <class T, int N>
+using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
+
+void require(bool condition, const char* message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+Slot slot_of(const std::string& name) {
+    static const std::pair<const char*, Slot> slots[] = {{"tok_embeddings", Slot::tok_embeddings},
+                                                         {"output", Slot::output},
+                                                         {"wq", Slot::wq},
+                                                         {"wk", Slot::wk},
+                                                         {"wv", Slot::wv},
+                                                         {"wo", Slot::wo},
+                                                         {"w1", Slot::w1},
+                                                         {"w2", Slot::w2},
+                                                         {"w3", Slot::w3}};
+    for (const auto& [key, slot] : slots) {
+        if (name == key) return slot;
+    }
+    throw std::invalid_argument("unknown matrix '" + name + "'");
+}
+NormSlot norm_slot_of(const std::string& name) {
+    if (name == "attention_norm") return NormSlot::attention_norm;
+    if (name == "ffn_norm") return NormSlot::ffn_norm;
+    if (name == "norm") return NormSlot::norm;
+    throw std::invalid_argument("unknown norm '" + name + "'");
+}
+
+void step(Model& model, In<int32_t, 1> tokens_T, In<int32_t, 1> starts_S1, In<int32_t, 1> past_S,
+          In<int32_t, 2> blocks_SB, In<int32_t, 1> rows_R, Out<float, 2> out, bool hidden) {
+    const size_t sequences = past_S.shape(0);
+    require(starts_S1.shape(0) == sequences + 1, "starts needs one entry more than there are sequences");
+    require(blocks_SB.shape(0) == sequences, "one block table per sequence is needed");
+    const int width = hidden ? model.shape().dim : model.shape().vocab_size;
+    require(out.shape(0) == rows_R.shape(0) && out.shape(1) == static_cast<size_t>(width),
+            "the output is not [rows, vocabulary] (or [rows, dim] for hidden states)");
+    const Step s{tokens_T.data(),
+                 starts_S1.data(),
+                 past_S.data(),
+                 blocks_SB.data(),
+                 rows_R.data(),
+                 static_cast<int>(tokens_T.shape(0)),
+                 static_cast<int>(sequences),
+                 static_cast<int>(blocks_SB.shape(1)),
+                 static_cast<int>(rows_R.shape(0))};
+    float* target = out.data();
+    const nb::gil_scoped_release unlocked;
+    model.step(s, hidden ? nullptr : target, hidden ? target : nullptr);
+}
+
+// ---- single kernels, for the tests --------------------------------------------------------------------------------
+
+struct Packed {
+    Matrix matrix;
+};
+
+Packed pack(int ggml_type, int rows, int columns, In<uint8_t, 1> source) {
+    Packed packed{make_matrix(format_of(ggml_type), rows, columns)};
+    require(source.shape(0) == source_row_bytes(packed.matrix.format, columns) * static_cast<size_t>(rows),
+            "wrong number of bytes for this type and shape");
+    for (int tile = 0; tile < packed.matrix.n_tiles(); ++tile) pack_tile(packed.matrix, tile, source.data());
+    return packed;
+}
+
+void unpack(const Packed& packed, Out<float, 2> out) {
+    require(out.shape(0) == static_cast<size_t>(packed.matrix.rows) &&
+                out.shape(1) == static_cast<size_t>(packed.matrix.columns),
+            "the output has another shape");
+    for (int row = 0; row < packed.matrix.rows; ++row) {
+        unpack_row(packed.matrix, row, out.data() + static_cast<ptrdiff_t>(row) * packed.matrix.columns);
+    }
+}
+
+// out[M, N] = x[M, K] · wᵀ, `rows_at_once` activation rows a call (0: as many as the kernels take).
+void matmul(const Packed& packed, In<float, 2> x, Out<float, 2> out, const std::string& isa, int rows_at_once) {
+    const Kernels& kernels = *choose_kernels(isa);
+    const Matrix& w = packed.matrix;
+    const int n = static_cast<int>(x.shape(0)), columns = static_cast<int>(x.shape(1));
+    require(columns == w.columns && out.shape(0) == x.shape(0) && out.shape(1) == static_cast<size_t>(w.rows),
+            "shapes do not match");
+    const bool quantized = geometry(w.format).quantized;
+    const int most = quantized ? kernels.max_quant_rows : kernels.max_float_rows;
+    const int at_once = rows_at_once > 0 && rows_at_once < most ? rows_at_once : most;
+    Buffer blocks(static_cast<size_t>(n * (columns / kBlock + 1)) * sizeof(XBlock));
+    Buffer padded(static_cast<size_t>(n) * static_cast<size_t>(w.padded_columns) * sizeof(float));
+    XBlock* q = reinterpret_cast<XBlock*>(blocks.data());
+    float* f = reinterpret_cast<float*>(padded.data());
+    const ptrdiff_t stride = w.n_blocks();
+    for (int r = 0; r < n; ++r) {
+        std::copy_n(x.data() + static_cast<ptrdiff_t>(r) * columns, columns,
+                    f + static_cast<ptrdiff_t>(r) * w.padded_columns);
+        if (quantized) kernels.quantize(x.data() + static_cast<ptrdiff_t>(r) * columns, columns, q + r * stride);
+    }
+    const int format = static_cast<int>(w.format);
+    for (int r = 0; r < n; r += at_once) {
+        const int m = std::min(at_once, n - r);
+        for (int tile = 0; tile < w.n_tiles(); ++tile) {
+            float result[kMaxQuantRows * kLanes];
+            if (quantized)
+                kernels.quant_tile[format][m - 1](w.tile(tile), w.n_blocks(), q + r * stride, stride, result);
+            else
+                kernels.float_tile[format][m - 1](w.tile(tile), w.padded_columns,
+                                                  f + static_cast<ptrdiff_t>(r) * w.padded_columns, w.padded_columns,
+                                                  result);
+            const int lanes = std::min(kLanes, w.rows - tile * kLanes);
+            for (int i = 0; i < m; ++i) {
+                std::copy_n(result + i * kLanes, lanes,
+                            out.data() + static_cast<ptrdiff_t>(r + i) * w.rows + tile * kLanes);
+            }
+        }
+    }
+}
+
+void quantize(In<float, 1> x, Out<int8_t, 1> q, Out<float, 1> d, const std::string& isa) {
+    const size_t n = x.shape(0);
+    require(n % kBlock == 0 && q.shape(0) == n && d.shape(0) == n / kBlock, "lengths do not match");
+    std::vector<XBlock> blocks(n / kBlock);
+    choose_kernels(isa)->quantize(x.data(), static_cast<int>(n), blocks.data());
+    for (size_t b = 0; b < blocks.size(); ++b) {
+        std::copy_n(blocks[b].q, kBlock, q.data() + b * kBlock);
+        d.data()[b] = blocks[b].d;
+    }
+}
+
+void rms_norm(In<float, 1> x, In<float, 1> weight, float eps, Out<float, 1> out, const std::string& isa) {
+    require(x.shape(0) == weight.shape(0) && x.shape(0) == out.shape(0), "lengths do not match");
+    choose_kernels(isa)->rms_norm(x.data(), weight.data(), eps, static_cast<int>(x.shape(0)), out.data());
+}
+
+void silu_mul(Out<float, 1> gate, In<float, 1> up, const std::string& isa) {
+    require(gate.shape(0) == up.shape(0), "lengths do not match");
+    choose_kernels(isa)->silu_mul(gate.data(), up.data(), static_cast<int>(gate.shape(0)));
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.def("available_isas", &available_isas);
+
+    nb::class_<Model>(m, "Model")
+        .def(
+            "__init__",
+            [](Model* self, int dim, int n_layers, int n_heads, int n_kv_heads, int head_dim, int ffn_dim,
+               int vocab_size, float norm_eps, double rope_theta, double rope_factor, int n_threads,
+               const std::string& isa) {
+                const Shape shape{dim,     n_layers,   n_heads,  n_kv_heads, head_dim,
+                                  ffn_dim, vocab_size, norm_eps, rope_theta, rope_factor};
+                new (self) Model(shape, n_threads, choose_kernels(isa));
+            },
+            nb::kw_only(), nb::arg("dim"), nb::arg("n_layers"), nb::arg("n_heads"), nb::arg("n_kv_heads"),
+            nb::arg("head_dim"), nb::arg("ffn_dim"), nb::arg("vocab_size"), nb::arg("norm_eps"), nb::arg("rope_theta"),
+            nb::arg("rope_factor"), nb::arg("n_threads"), nb::arg("isa"))
+        .def("set_matrix",
+             [](Model& self, const std::string& slot, int layer, int ggml_type, int rows, int columns,
+                In<uint8_t, 1> source) {
+                 const nb::gil_scoped_release unlocked;
+                 self.set_matrix(slot_of(slot), layer, ggml_type, rows, columns, source.data(), source.shape(0));
+             })
+        .def("set_norm",
+             [](Model& self, const std::string& slot, int layer, In<float, 1> weight) {
+                 self.set_norm(norm_slot_of(slot), layer, weight.data(), static_cast<int>(weight.shape(0)));
+             })
+        .def("set_rope_frequency_factors",
+             [](Model& self, In<float, 1> factors) {
+                 self.set_rope_frequency_factors(factors.data(), static_cast<int>(factors.shape(0)));
+             })
+        .def("check_complete", &Model::check_complete)
+        .def("allocate_cache", &Model::allocate_cache)
+        .def("copy_block", &Model::copy_block)
+        .def("step", &step)
+        .def_prop_ro("isa", [](const Model& self) { return std::string(self.kernels().name); })
+        .def_prop_ro("n_threads", &Model::n_threads)
+        .def_prop_ro("n_blocks", &Model::n_blocks)
+        .def_prop_ro("weight_bytes", &Model::weight_bytes)
+        .def_prop_ro("cache_bytes", &Model::cache_bytes);
+
+    nb::class_<Packed>(m, "Packed").def_prop_ro("bytes", [](const Packed& self) { return self.matrix.tiles.size(); });
+    m.def("pack", &pack);
+    m.def("unpack", &unpack);
+    m.def("matmul", &matmul);
+    m.def("quantize", &quantize);
+    m.def("rms_norm", &rms_norm);
+    m.def("silu_mul", &silu_mul);
+}

@@ -1,0 +1,71 @@
+#include "dispatch.h"
+
+#include <stdexcept>
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
+namespace codellama {
+namespace {
+
+struct Candidate {
+    const char* name;
+    bool (*present)();
+    const Kernels* (*kernels)();
+};
+
+#if defined(CODELLAMA_X86)
+bool has_avx512() {  // Ice Lake 2019, Zen 4 2022; the compiler's test includes the system's saving of the registers
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+bool has_avx2() {  // Haswell 2013, Zen 2017; every one of these has F16C
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+#endif
+#if defined(CODELLAMA_NEON)
+bool has_dot_product() {  // Apple M1 2020, Cortex-A76 2018, Graviton 2
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    return true;  // every 64-bit Apple processor that runs a current system
+#endif
+}
+#endif
+bool always() { return true; }
+
+constexpr Candidate kCandidates[] = {
+#if defined(CODELLAMA_X86)
+    {"avx512", has_avx512, kernels_avx512},
+    {"avx2", has_avx2, kernels_avx2},
+#endif
+#if defined(CODELLAMA_NEON)
+    {"neon", has_dot_product, kernels_neon},
+#endif
+    {"portable", always, kernels_portable},
+};
+
+}  // namespace
+
+std::vector<std::string> available_isas() {
+    std::vector<std::string> names;
+    for (const Candidate& c : kCandidates) {
+        if (c.present()) names.emplace_back(c.name);
+    }
+    return names;
+}
+
+const Kernels* choose_kernels(const std::string& name) {
+    std::string known;
+    for (const Candidate& c : kCandidates) {
+        if (!c.present()) continue;
+        if (name.empty() || name == c.name) return c.kernels();
+        known += known.empty() ? c.name : std::string(", ") + c.name;
+    }
+    throw std::invalid_argument("instruction set '" + name + "' is not available here; available: " + known);
+}
+
+}  // namespace codellama

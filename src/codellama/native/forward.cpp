@@ -1,0 +1,307 @@
+// Loading, planning and the order of phases; the phases themselves are in phases.cpp.
+
+#include "forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace codellama {
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
+
+int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+}  // namespace
+
+Model::Model(const Shape& shape, int n_threads, const Kernels* kernels)
+    : shape_(shape), kernels_(kernels), pool_(n_threads), layers_(static_cast<size_t>(shape.n_layers)) {
+    if (shape.head_dim % 2 != 0 || round_up(shape.head_dim, kLanes) > kMaxHeadPad) {
+        refuse("head_dim " + std::to_string(shape.head_dim) + " must be even and at most " +
+               std::to_string(kMaxHeadPad));
+    }
+    if (shape.n_kv_heads <= 0 || shape.n_heads % shape.n_kv_heads != 0) refuse("heads do not share kv heads evenly");
+    for (int i = 0; i < shape.head_dim / 2; ++i) {
+        inverse_frequency_.push_back(std::pow(shape.rope_theta, -2.0 * i / shape.head_dim));
+    }
+}
+
+Matrix& Model::matrix(Slot slot, int layer) {
+    if (slot == Slot::tok_embeddings) return tok_embeddings_;
+    if (slot == Slot::output) return output_;
+    if (layer < 0 || layer >= shape_.n_layers) refuse("layer " + std::to_string(layer) + " does not exist");
+    Layer& l = layers_[static_cast<size_t>(layer)];
+    switch (slot) {
+        case Slot::wq: return l.wq;
+        case Slot::wk: return l.wk;
+        case Slot::wv: return l.wv;
+        case Slot::wo: return l.wo;
+        case Slot::w1: return l.w1;
+        case Slot::w2: return l.w2;
+        case Slot::w3: return l.w3;
+        default: refuse("unknown matrix slot");
+    }
+}
+
+void Model::set_matrix(Slot slot, int layer, int ggml_type, int rows, int columns, const uint8_t* source,
+                       size_t bytes) {
+    Matrix packed = make_matrix(format_of(ggml_type), rows, columns);
+    const size_t expected = source_row_bytes(packed.format, columns) * static_cast<size_t>(rows);
+    if (bytes != expected) {
+        refuse("matrix has " + std::to_string(bytes) + " bytes, " + std::to_string(expected) + " expected");
+    }
+    std::atomic<int> next{0};
+    pool_.run([&](int) {
+        for (int tile = next++; tile < packed.n_tiles(); tile = next++) pack_tile(packed, tile, source);
+    });
+    matrix(slot, layer) = std::move(packed);
+}
+
+void Model::set_norm(NormSlot slot, int layer, const float* weight, int n) {
+    if (n != shape_.dim)
+        refuse("norm weight has " + std::to_string(n) + " values, dim is " + std::to_string(shape_.dim));
+    if (slot != NormSlot::norm && (layer < 0 || layer >= shape_.n_layers)) refuse("no such layer");
+    std::vector<float>& target = slot == NormSlot::norm             ? norm_
+                                 : slot == NormSlot::attention_norm ? layers_[static_cast<size_t>(layer)].attention_norm
+                                                                    : layers_[static_cast<size_t>(layer)].ffn_norm;
+    target.assign(weight, weight + n);
+}
+
+void Model::set_rope_frequency_factors(const float* factors, int n) {
+    if (n != shape_.head_dim / 2) refuse("one rope factor per pair of head dimensions is needed");
+    for (int i = 0; i < n; ++i) inverse_frequency_[static_cast<size_t>(i)] /= factors[i];
+}
+
+void Model::check_complete() const {
+    const auto need = [](const Matrix& m, int rows, int columns, const char* name) {
+        if (m.rows == rows && m.columns == columns) return;
+        refuse(std::string(name) + " is " + std::to_string(m.rows) + " x " + std::to_string(m.columns) + ", " +
+               std::to_string(rows) + " x " + std::to_string(columns) + " expected");
+    };
+    const int query = shape_.n_heads * shape_.head_dim, kv = shape_.n_kv_heads * shape_.head_dim;
+    need(tok_embeddings_, shape_.vocab_size, shape_.dim, "tok_embeddings");
+    need(head(), shape_.vocab_size, shape_.dim, "output");
+    if (norm_.empty()) refuse("norm is missing");
+    for (const Layer& l : layers_) {
+        need(l.wq, query, shape_.dim, "wq");
+        need(l.wk, kv, shape_.dim, "wk");
+        need(l.wv, kv, shape_.dim, "wv");
+        need(l.wo, shape_.dim, query, "wo");
+        need(l.w1, shape_.ffn_dim, shape_.dim, "w1");
+        need(l.w3, shape_.ffn_dim, shape_.dim, "w3");
+        need(l.w2, shape_.dim, shape_.ffn_dim, "w2");
+        if (l.attention_norm.empty() || l.ffn_norm.empty()) refuse("a layer's norm is missing");
+    }
+}
+
+size_t Model::weight_bytes() const {
+    size_t total = tok_embeddings_.tiles.size() + output_.tiles.size();
+    for (const Layer& l : layers_) {
+        for (const Matrix* m : {&l.wq, &l.wk, &l.wv, &l.wo, &l.w1, &l.w2, &l.w3}) total += m->tiles.size();
+    }
+    return total;
+}
+
+void Model::allocate_cache(int n_blocks) {
+    if (n_blocks <= 0) refuse("the cache needs at least one block");
+    const int head_pad = round_up(shape_.head_dim, kLanes);
+    layer_halves_ = static_cast<size_t>(n_blocks) * static_cast<size_t>(shape_.n_kv_heads * head_pad * kLanes);
+    cache_ = Buffer();
+    cache_ = Buffer(layer_halves_ * 2 * sizeof(uint16_t) * static_cast<size_t>(shape_.n_layers));
+    n_blocks_ = n_blocks;
+}
+
+KvLayer Model::kv_layer(int layer) {
+    uint16_t* keys = reinterpret_cast<uint16_t*>(cache_.data()) + layer_halves_ * 2 * static_cast<size_t>(layer);
+    return {keys, keys + layer_halves_, shape_.n_kv_heads, shape_.head_dim, round_up(shape_.head_dim, kLanes)};
+}
+
+void Model::copy_block(int source, int target) {
+    if (source < 0 || target < 0 || source >= n_blocks_ || target >= n_blocks_) refuse("no such block");
+    for (int layer = 0; layer < shape_.n_layers; ++layer) {
+        const KvLayer kv = kv_layer(layer);
+        const auto copy = [&](uint16_t* base, int width) {
+            const size_t n = static_cast<size_t>(kv.n_kv_heads * width * kLanes);
+            std::memcpy(base + n * static_cast<size_t>(target), base + n * static_cast<size_t>(source),
+                        n * sizeof(uint16_t));
+        };
+        copy(kv.keys, kv.head_dim);
+        copy(kv.values, kv.head_pad);
+    }
+}
+
+void Model::check(const Step& step) const {
+    if (n_blocks_ == 0) refuse("allocate_cache comes first");
+    if (step.n_tokens <= 0 || step.n_sequences <= 0) refuse("an empty step");
+    if (step.starts_S1[0] != 0 || step.starts_S1[step.n_sequences] != step.n_tokens) {
+        refuse("starts do not cover the tokens");
+    }
+    for (int t = 0; t < step.n_tokens; ++t) {
+        if (step.tokens_T[t] < 0 || step.tokens_T[t] >= shape_.vocab_size) {
+            refuse("token id " + std::to_string(step.tokens_T[t]) + " is outside the vocabulary");
+        }
+    }
+    for (int s = 0; s < step.n_sequences; ++s) {
+        const int n = step.starts_S1[s + 1] - step.starts_S1[s];
+        if (n <= 0 || step.past_S[s] < 0) refuse("a sequence without tokens, or with a negative past");
+        const int64_t last = int64_t{step.past_S[s]} + n;
+        if (last > int64_t{step.table_width} * kLanes) refuse("a block table is too short for its sequence");
+        for (int b = 0; b < (last + kLanes - 1) / kLanes; ++b) {
+            const int32_t block = step.blocks_SB[static_cast<ptrdiff_t>(s) * step.table_width + b];
+            if (block < 0 || block >= n_blocks_) refuse("block " + std::to_string(block) + " does not exist");
+        }
+    }
+    if (step.n_rows > step.n_tokens) refuse("more rows wanted than there are tokens");
+    for (int r = 0; r < step.n_rows; ++r) {
+        if (step.rows_R[r] < 0 || step.rows_R[r] >= step.n_tokens) refuse("a wanted row is outside the step");
+    }
+}
+
+void Model::reserve(int n_tokens) {
+    if (n_tokens <= capacity_) return;
+    capacity_ = n_tokens;
+    const auto grow = [&](std::vector<float>& v, int columns) {
+        v.assign(static_cast<size_t>(n_tokens) * static_cast<size_t>(columns), 0.0f);
+    };
+    const int query = shape_.n_heads * shape_.head_dim, kv = shape_.n_kv_heads * shape_.head_dim;
+    grow(x_TD_, shape_.dim);
+    grow(norm_TD_, round_up(shape_.dim, 4));
+    grow(q_T_, query);
+    grow(k_T_, kv);
+    grow(v_T_, kv);
+    grow(att_T_, round_up(query, 4));
+    grow(ffn_TF_, round_up(shape_.ffn_dim, 4));
+    grow(cos_T_, shape_.head_dim / 2);
+    grow(sin_T_, shape_.head_dim / 2);
+    x_blocks_ = std::max({shape_.dim, query, shape_.ffn_dim}) / kBlock + 1;
+    quantized_ = Buffer(static_cast<size_t>(n_tokens) * static_cast<size_t>(x_blocks_) * sizeof(XBlock));
+    sequence_T_.resize(static_cast<size_t>(n_tokens));
+    position_T_.resize(static_cast<size_t>(n_tokens));
+}
+
+void Model::prepare(const Step& step) {
+    reserve(step.n_tokens);
+    for (int s = 0; s < step.n_sequences; ++s) {
+        for (int t = step.starts_S1[s]; t < step.starts_S1[s + 1]; ++t) {
+            sequence_T_[static_cast<size_t>(t)] = s;
+            position_T_[static_cast<size_t>(t)] = step.past_S[s] + t - step.starts_S1[s];
+        }
+    }
+    const int half = shape_.head_dim / 2;
+    for (int t = 0; t < step.n_tokens; ++t) {
+        const double position = position_T_[static_cast<size_t>(t)] / shape_.rope_factor;
+        for (int i = 0; i < half; ++i) {
+            const double angle = position * inverse_frequency_[static_cast<size_t>(i)];
+            cos_T_[static_cast<size_t>(t * half + i)] = static_cast<float>(std::cos(angle));
+            sin_T_[static_cast<size_t>(t * half + i)] = static_cast<float>(std::sin(angle));
+        }
+    }
+    plan_attention(step);
+    const int n_counters = 5 * shape_.n_layers + 1;
+    counters_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(n_counters));
+    while (thread_scratch_.size() < static_cast<size_t>(pool_.size())) {
+        thread_scratch_.emplace_back(kAttendScratch * sizeof(float));
+    }
+}
+
+// Jobs of (sequence, kv head, tile of tokens). Where these are too few to keep the threads busy, each chunk of the past
+// becomes a job of its own; collect() then merges them in the order in which one job would have.
+void Model::plan_attention(const Step& step) {
+    jobs_.clear();
+    splits_.clear();
+    const int group = shape_.n_heads / shape_.n_kv_heads, tile = std::max(1, kAttendRows / group);
+    const ptrdiff_t slot = round_up(shape_.head_dim, kLanes) + 2;
+    int whole_jobs = 0;
+    for (int s = 0; s < step.n_sequences; ++s) {
+        whole_jobs += (step.starts_S1[s + 1] - step.starts_S1[s] + tile - 1) / tile * shape_.n_kv_heads;
+    }
+    const bool scarce = whole_jobs < 8 * pool_.size();
+    ptrdiff_t used = 0;
+    for (int s = 0; s < step.n_sequences; ++s) {
+        const int first = step.starts_S1[s], n = step.starts_S1[s + 1] - first;
+        const int chunks = (step.past_S[s] + n + kChunk - 1) / kChunk;
+        const bool split = scarce && n <= tile && chunks > 1;
+        if (split) splits_.push_back({first, n, step.past_S[s], used});
+        for (int h = 0; h < shape_.n_kv_heads; ++h) {
+            for (int t = 0; t < n; t += tile) {
+                const int m = std::min(tile, n - t);
+                const int end = (step.past_S[s] + t + m + kChunk - 1) / kChunk;
+                for (int c = 0; c < end; c += split ? 1 : end) {
+                    jobs_.push_back({s, h, first + t, m, c, split ? c + 1 : end, used, split});
+                    used += slot * m * group;
+                }
+            }
+        }
+    }
+    if (partials_.size() < static_cast<size_t>(used)) partials_.resize(static_cast<size_t>(used));
+}
+
+void Model::step(const Step& step, float* logits_RV, float* hidden_RD) {
+    check(step);
+    prepare(step);
+    pool_.run([&](int thread) { run_thread(thread, step, logits_RV, hidden_RD); });
+}
+
+void Model::run_thread(int thread, const Step& step, float* logits_RV, float* hidden_RD) {
+    Progress at{thread, 0};
+    embed(thread, step);
+    pool_.barrier();
+    for (int layer = 0; layer < shape_.n_layers; ++layer) run_layer(at, layer, step);
+    if (step.n_rows > 0) run_head(at, step, logits_RV, hidden_RD);
+}
+
+void Model::run_layer(Progress& at, int layer, const Step& step) {
+    const Layer& l = layers_[static_cast<size_t>(layer)];
+    const int n = step.n_tokens, dim = shape_.dim, query = l.wq.rows, kv = l.wk.rows, ffn = shape_.ffn_dim;
+    const ptrdiff_t norm_stride = round_up(dim, 4), att_stride = round_up(query, 4), ffn_stride = round_up(ffn, 4);
+
+    normalise(at.thread, nullptr, n, l.attention_norm);
+    pool_.barrier();
+    const Product qkv[] = {
+        {&l.wq, q_T_.data(), query, false}, {&l.wk, k_T_.data(), kv, false}, {&l.wv, v_T_.data(), kv, false}};
+    multiply(at, qkv, 3, n, norm_TD_.data(), norm_stride);
+    pool_.barrier();
+    rotate_and_cache(at.thread, layer, step);
+    pool_.barrier();
+    attend(at, layer, step);
+    pool_.barrier();
+    if (!splits_.empty()) {
+        collect(at.thread);
+        pool_.barrier();
+    }
+    quantize_rows(at.thread, att_T_.data(), att_stride, query, n);
+    pool_.barrier();
+    const Product wo[] = {{&l.wo, x_TD_.data(), dim, true}};
+    multiply(at, wo, 1, n, att_T_.data(), att_stride);
+    pool_.barrier();
+    normalise(at.thread, nullptr, n, l.ffn_norm);
+    pool_.barrier();
+    const Product gate_up[] = {{&l.w1, ffn_TF_.data(), ffn_stride, false, &l.w3}};
+    multiply(at, gate_up, 1, n, norm_TD_.data(), norm_stride);
+    pool_.barrier();
+    quantize_rows(at.thread, ffn_TF_.data(), ffn_stride, ffn, n);
+    pool_.barrier();
+    const Product w2[] = {{&l.w2, x_TD_.data(), dim, true}};
+    multiply(at, w2, 1, n, ffn_TF_.data(), ffn_stride);
+    pool_.barrier();
+}
+
+void Model::run_head(Progress& at, const Step& step, float* logits_RV, float* hidden_RD) {
+    const ptrdiff_t stride = round_up(shape_.dim, 4);
+    normalise(at.thread, step.rows_R, step.n_rows, norm_);
+    pool_.barrier();
+    if (hidden_RD != nullptr && at.thread == 0) {
+        for (int r = 0; r < step.n_rows; ++r) {
+            std::memcpy(hidden_RD + static_cast<ptrdiff_t>(r) * shape_.dim, norm_TD_.data() + r * stride,
+                        static_cast<size_t>(shape_.dim) * sizeof(float));
+        }
+    }
+    if (logits_RV == nullptr) return;
+    const Product product[] = {{&head(), logits_RV, shape_.vocab_size, false}};
+    multiply(at, product, 1, step.n_rows, norm_TD_.data(), stride);
+}
+
+}  // namespace codellama

@@ -1,0 +1,141 @@
+// The Llama forward pass of one engine step: a ragged batch of prefill chunks and decode tokens in, logits out.
+//
+// Knows tensors by slot and layer, the paged KV cache by block number. Knows no names, no files, no scheduling and no
+// sampling. Not thread-safe: one step at a time. Bad arguments throw std::invalid_argument before anything is computed.
+//
+// Shape legend: T tokens of the step, S sequences, R rows whose logits are wanted, D dim, F ffn_dim, V vocabulary.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "pack.h"
+#include "threads.h"
+
+namespace codellama {
+
+struct Shape {
+    int dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
+    float norm_eps;
+    double rope_theta;
+    double rope_factor;  // positions are divided by it (linear scaling); 1: none
+};
+
+enum class Slot { tok_embeddings, output, wq, wk, wv, wo, w1, w2, w3, kCount };
+enum class NormSlot { attention_norm, ffn_norm, norm };
+
+struct Step {
+    const int32_t* tokens_T;
+    const int32_t* starts_S1;
+    const int32_t* past_S;
+    const int32_t* blocks_SB;
+    const int32_t* rows_R;
+    int n_tokens, n_sequences, table_width, n_rows;
+};
+
+class Model {
+   public:
+    Model(const Shape& shape, int n_threads, const Kernels* kernels);
+
+    // Packs a matrix from the file's bytes, on all threads. tok_embeddings serves as the head when output is not set.
+    void set_matrix(Slot slot, int layer, int ggml_type, int rows, int columns, const uint8_t* source, size_t bytes);
+    void set_norm(NormSlot slot, int layer, const float* weight, int n);
+    void set_rope_frequency_factors(const float* factors, int n);
+    void check_complete() const;
+
+    // Room for n_blocks blocks of 16 tokens in every layer; forgets what was cached.
+    void allocate_cache(int n_blocks);
+    void copy_block(int source, int target);
+
+    // logits_RV or hidden_RD may be null; hidden is the normalised last state.
+    void step(const Step& step, float* logits_RV, float* hidden_RD);
+
+    const Shape& shape() const { return shape_; }
+    const Kernels& kernels() const { return *kernels_; }
+    int n_blocks() const { return n_blocks_; }
+    int n_threads() const { return pool_.size(); }
+    size_t weight_bytes() const;
+    size_t cache_bytes() const { return cache_.size(); }
+
+   private:
+    struct Layer {
+        Matrix wq, wk, wv, wo, w1, w2, w3;
+        std::vector<float> attention_norm, ffn_norm;
+    };
+    struct Product {  // out[t][row] (+)= weight · x
+        const Matrix* weight;
+        float* out;
+        ptrdiff_t out_stride;
+        bool accumulate;
+        const Matrix* gate_up = nullptr;  // out = silu(weight · x) · (gate_up · x)
+    };
+    struct AttentionJob {
+        int sequence, kv_head, token, n_tokens, chunk_begin, chunk_end;
+        ptrdiff_t partial;  // offset in partials_; one slot per (token, head of the group)
+        bool split;         // one chunk of several: merged in collect()
+    };
+    struct SplitSequence {  // partials of a sequence whose chunks are separate jobs
+        int token, n_tokens, position;
+        ptrdiff_t partial;
+    };
+
+    Matrix& matrix(Slot slot, int layer);
+    const Matrix& head() const { return output_.rows > 0 ? output_ : tok_embeddings_; }
+    KvLayer kv_layer(int layer);
+    void check(const Step& step) const;
+    void prepare(const Step& step);
+    void reserve(int n_tokens);
+    void plan_attention(const Step& step);
+    void compute_rope(const Step& step);
+
+    // Work of one phase, handed out unit by unit. Threads pass the same sequence of phases.
+    struct Progress {
+        int thread;
+        int phase;  // next unused counter
+    };
+
+    // Each is called by every thread of the pool; a barrier stands between any two.
+    void run_thread(int thread, const Step& step, float* logits_RV, float* hidden_RD);
+    void run_layer(Progress& at, int layer, const Step& step);
+    void run_head(Progress& at, const Step& step, float* logits_RV, float* hidden_RD);
+    void embed(int thread, const Step& step);
+    void normalise(int thread, const int32_t* rows, int n_rows, const std::vector<float>& weight);
+    void quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, int n_rows);
+    void multiply(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
+                  ptrdiff_t x_stride);
+    void multiply_tile(const Product& product, int tile, int row, int n_rows, const float* x, ptrdiff_t x_stride) const;
+    void tile_rows(const Matrix& weight, int tile, int row, int n_rows, const float* x, ptrdiff_t x_stride,
+                   float* out) const;
+    void rotate_and_cache(int thread, int layer, const Step& step);
+    void attend(Progress& at, int layer, const Step& step);
+    void collect(int thread);
+
+    Shape shape_;
+    const Kernels* kernels_;
+    ThreadPool pool_;
+    Matrix tok_embeddings_, output_;
+    std::vector<Layer> layers_;
+    std::vector<float> norm_;
+    std::vector<double> inverse_frequency_;
+
+    Buffer cache_;
+    int n_blocks_ = 0;
+    size_t layer_halves_ = 0;  // float16 elements of one layer's keys, and of its values
+
+    // Scratch of a step, grown to the largest seen.
+    int capacity_ = 0;
+    ptrdiff_t x_blocks_ = 0;
+    std::vector<float> x_TD_, norm_TD_, q_T_, k_T_, v_T_, att_T_, ffn_TF_, cos_T_, sin_T_, partials_;
+    Buffer quantized_;
+    std::vector<Buffer> thread_scratch_;
+    std::vector<int32_t> sequence_T_, position_T_;
+    std::vector<AttentionJob> jobs_;
+    std::vector<SplitSequence> splits_;
+    std::unique_ptr<std::atomic<int>[]> counters_;  // one per phase that hands out work as threads ask for it
+};
+
+}  // namespace codellama

@@ -1,0 +1,21 @@
+// The kernels for one instruction set: the bodies, inside a namespace of their own, compiled with that set's flags.
+// Includes no header with inline code of the standard library, lest the linker keep a copy that other units then run.
+
+#include <immintrin.h>
+
+#include <utility>
+
+#include "kernels.h"
+
+namespace codellama::avx512 {
+#include "simd/avx512.inc"
+#include "matmul.inc"
+#include "elementwise.inc"
+#include "attention.inc"
+#include "table.inc"
+}  // namespace codellama::avx512
+
+const codellama::Kernels* codellama::kernels_avx512() {
+    static const Kernels table = avx512::make_table("avx512");
+    return &table;
+}

@@ -1,0 +1,98 @@
+// What the kernels compute on, and the table of functions that each instruction set fills in.
+//
+// Knows shapes and bytes; knows no model, no scheduling and no Python. Everything here is plain data, so that units
+// compiled for different instruction sets can share it without sharing inline code (one-definition rule).
+//
+// The weight layout ("tiles") is the same on every instruction set and lossless. A tile is 16 rows of a matrix, one
+// per 32-bit lane. Along the columns it is cut into blocks of 32; a block's codes are 8 groups of 4 columns, so that a
+// 64-byte vector holds 4 consecutive columns of 16 rows: the operand of a 4-way byte dot product. Codes of fewer than
+// 8 bits lie in planes (pack.cpp has the bit positions). After all codes of the tile come the scales per block, then
+// the scales per 256 columns. Matrices whose rows are no multiple of 16 end in rows of zero scale.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace codellama {
+
+constexpr int kLanes = 16;        // rows of a tile; positions of a KV block
+constexpr int kBlock = 32;        // columns that share one activation scale
+constexpr int kSuperBlock = 256;  // columns that share a K-quant's float scale
+constexpr int kChunk = 512;       // KV positions whose softmax is computed at once; see attention.inc
+
+enum class Format : uint8_t { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, kCount };
+constexpr int kFormats = static_cast<int>(Format::kCount);
+
+// 32 activations of one row, quantized to int8 with a float32 scale: x ≈ d · q. The sums serve formats with a zero
+// point (negated, exact in int32) and formats with a minimum (times d). One cache line.
+struct alignas(64) XBlock {
+    int8_t q[kBlock];
+    float d;
+    float ds;                 // d · Σ q
+    int32_t neg_sum;          // −Σ q
+    int32_t neg_sum_half[2];  // −Σ q of the first and second 16 columns
+    float ds_half[2];
+    int32_t unused;
+};
+static_assert(sizeof(XBlock) == 64);
+
+// One tile against `rows` activation rows: out[row][lane] = Σ_k w[lane][k] · x[row][k]. The float32 additions happen in
+// the same order whatever `rows` is, so a row's result does not depend on its neighbours.
+using QuantTile = void (*)(const uint8_t* tile, int n_blocks, const XBlock* x, ptrdiff_t x_stride, float* out);
+using FloatTile = void (*)(const uint8_t* tile, int columns, const float* x, ptrdiff_t x_stride, float* out);
+
+constexpr int kMaxQuantRows = 8;
+constexpr int kMaxFloatRows = 4;
+
+// One layer's keys and values, in float16. Block b of head h: keys transposed to [head_dim][16 positions], so that a
+// vector of scores needs no horizontal sum; values as [16 positions][head_pad]. head_pad = head_dim rounded up to 16.
+struct KvLayer {
+    uint16_t* keys;
+    uint16_t* values;
+    int n_kv_heads, head_dim, head_pad;
+};
+
+// The attention of consecutive query tokens of one sequence that share one kv head.
+struct Attend {
+    KvLayer kv;
+    const int32_t* table;  // block table of the sequence
+    int kv_head, group;    // group: query heads per kv head
+    const float* q;        // first query token, first head of the group; already scaled by 1/sqrt(head_dim)
+    ptrdiff_t q_stride;    // floats from one token to the next
+    int position;          // of the first query token
+    int n_tokens;
+    int chunk_begin, chunk_end;  // KV chunks of kChunk positions to cover; every token must see the first one
+    float* scratch;              // kAttendScratch floats
+    float* partial;              // out: [n_tokens · group][head_pad + 2]: maximum, sum, unnormalised output
+};
+
+struct Kernels {
+    const char* name;
+    int max_quant_rows, max_float_rows;
+    QuantTile quant_tile[kFormats][kMaxQuantRows];  // null for float formats
+    FloatTile float_tile[kFormats][kMaxFloatRows];  // null for quantized formats
+
+    void (*quantize)(const float* x, int n, XBlock* out);  // n multiple of 32
+    void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
+    void (*silu_mul)(float* gate, const float* up, int n);  // gate ← silu(gate) · up
+    void (*add)(float* x, const float* y, int n);           // x ← x + y
+    void (*rope)(float* x, const float* cos, const float* sin, int n_heads, int head_dim, float scale);
+    void (*write_kv)(const KvLayer& kv, int32_t block, int slot, const float* k, const float* v);
+    void (*attend)(const Attend& job);
+    void (*merge)(float* into, const float* from, int head_pad);     // two partials of one row
+    void (*finish)(const float* partial, int head_dim, float* out);  // out = o / sum
+};
+
+// Null where the machine lacks the instruction set or the build does not carry it.
+const Kernels* kernels_avx512();
+const Kernels* kernels_avx2();
+const Kernels* kernels_neon();
+const Kernels* kernels_portable();
+
+constexpr int kMaxHeadPad = 256;  // widest head the attention kernel keeps on its stack
+constexpr int kAttendBatch = 6;   // query rows done at once: 6 x 4 sums and 4 values fill 32 registers
+constexpr size_t kAttendScratch = static_cast<size_t>(kAttendBatch) * kChunk;  // floats
+constexpr int kAttendRows = 48;  // most rows (tokens x group) of one Attend job, unless one token has more
+
+}  // namespace codellama

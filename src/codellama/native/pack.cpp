@@ -1,0 +1,417 @@
+// Bit positions of the tile layout. A "quad" is the codes of 4 consecutive columns in the 4 bytes of a word; a block of
+// 32 columns is 8 quads. In a tile, lane r of a 64-byte vector is row r's quad:
+//   plane of 8 bits   vector g: quad g                                                  512 bytes
+//   plane of 4 bits   vector j (< 4): quad j | quad j+4 << 4                            256
+//   plane of 2 bits   vector h (< 2): quads 4h … 4h+3 at bits 0, 2, 4, 6                128
+//   plane of 1 bit    64-bit word g: bit 4·r + i is column i of quad g, row r            64
+
+#include "pack.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace codellama {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
+
+constexpr Geometry kGeometry[kFormats] = {
+    {0, 1, 4, 0, 0, 0, false},          // F32
+    {1, 1, 2, 0, 0, 0, false},          // F16
+    {30, 1, 2, 0, 0, 0, false},         // BF16
+    {2, 32, 18, 256, 32, 0, true},      // Q4_0
+    {3, 32, 20, 256, 64, 0, true},      // Q4_1
+    {6, 32, 22, 320, 32, 0, true},      // Q5_0
+    {7, 32, 24, 320, 64, 0, true},      // Q5_1
+    {8, 32, 34, 512, 32, 0, true},      // Q8_0
+    {10, 256, 84, 128, 32, 64, true},   // Q2_K
+    {11, 256, 110, 192, 32, 32, true},  // Q3_K
+    {12, 256, 144, 256, 32, 64, true},  // Q4_K
+    {13, 256, 176, 320, 32, 64, true},  // Q5_K
+    {14, 256, 210, 384, 32, 32, true},  // Q6_K
+};
+
+uint32_t word(const uint8_t* p) {
+    uint32_t w;
+    std::memcpy(&w, p, 4);
+    return w;
+}
+uint16_t half(const uint8_t* p) {
+    uint16_t h;
+    std::memcpy(&h, p, 2);
+    return h;
+}
+void put_half(uint8_t* p, int lane, uint16_t value) { std::memcpy(p + 2 * lane, &value, 2); }
+
+// ---- planes ------------------------------------------------------------------------------------------------------
+
+void put8(uint8_t* codes, int lane, const uint32_t (&quad)[8]) {
+    for (int g = 0; g < 8; ++g) std::memcpy(codes + 64 * g + 4 * lane, &quad[g], 4);
+}
+void put4(uint8_t* codes, int lane, const uint32_t (&quad)[8]) {
+    for (int j = 0; j < 4; ++j) {
+        const uint32_t pair = quad[j] | quad[j + 4] << 4;
+        std::memcpy(codes + 64 * j + 4 * lane, &pair, 4);
+    }
+}
+void put2(uint8_t* codes, int lane, const uint32_t (&quad)[8]) {
+    for (int h = 0; h < 2; ++h) {
+        const uint32_t* q = quad + 4 * h;
+        const uint32_t four = q[0] | q[1] << 2 | q[2] << 4 | q[3] << 6;
+        std::memcpy(codes + 64 * h + 4 * lane, &four, 4);
+    }
+}
+void put1(uint8_t* codes, int lane, const uint32_t (&quad)[8]) {
+    for (int g = 0; g < 8; ++g) {
+        const uint32_t bits = (quad[g] * 0x01020408u) >> 24 & 0xf;  // byte i of the quad → bit i
+        uint8_t& byte = codes[8 * g + lane / 2];
+        const int shift = 4 * (lane % 2);
+        byte = static_cast<uint8_t>((byte & ~(0xf << shift)) | bits << shift);
+    }
+}
+
+void get8(const uint8_t* codes, int lane, uint32_t (&quad)[8]) {
+    for (int g = 0; g < 8; ++g) quad[g] = word(codes + 64 * g + 4 * lane);
+}
+void get4(const uint8_t* codes, int lane, uint32_t (&quad)[8]) {
+    for (int j = 0; j < 4; ++j) {
+        const uint32_t pair = word(codes + 64 * j + 4 * lane);
+        quad[j] = pair & 0x0f0f0f0f;
+        quad[j + 4] = pair >> 4 & 0x0f0f0f0f;
+    }
+}
+void get2(const uint8_t* codes, int lane, uint32_t (&quad)[8]) {
+    for (int g = 0; g < 8; ++g) quad[g] = word(codes + 64 * (g / 4) + 4 * lane) >> 2 * (g % 4) & 0x03030303;
+}
+void or1(const uint8_t* codes, int lane, int shift, uint32_t (&quad)[8]) {
+    for (int g = 0; g < 8; ++g) {
+        const uint32_t bits = codes[8 * g + lane / 2] >> 4 * (lane % 2);
+        for (int i = 0; i < 4; ++i) quad[g] |= (bits >> i & 1) << (8 * i + shift);
+    }
+}
+
+// ---- one block of 32 columns, one row ----------------------------------------------------------------------------
+
+// 6-bit scale and minimum number `s` of a Q4_K or Q5_K super-block.
+void scale_min_k4(const uint8_t* packed, int s, uint8_t& scale, uint8_t& minimum) {
+    if (s < 4) {
+        scale = packed[s] & 63;
+        minimum = packed[s + 4] & 63;
+    } else {
+        scale = static_cast<uint8_t>((packed[s + 4] & 0x0f) | packed[s - 4] >> 6 << 4);
+        minimum = static_cast<uint8_t>(packed[s + 4] >> 4 | packed[s] >> 6 << 4);
+    }
+}
+// Signed 6-bit scale number `i` of a Q3_K super-block.
+uint8_t scale_q3k(const uint8_t* packed, int i) {
+    const int low = i < 8 ? packed[i] & 0x0f : packed[i - 8] >> 4;
+    const int high = packed[8 + i % 4] >> 2 * (i / 4) & 3;
+    return static_cast<uint8_t>((low | high << 4) - 32);
+}
+
+struct Place {  // where a row's block goes in its tile
+    uint8_t *codes, *scales, *super;
+    int lane;
+    int s;  // block of 32 within the file's block of 256
+};
+
+void legacy_quads(const uint8_t* nibbles, uint32_t (&quad)[8]) {
+    for (int j = 0; j < 4; ++j) {
+        quad[j] = word(nibbles + 4 * j) & 0x0f0f0f0f;
+        quad[j + 4] = word(nibbles + 4 * j) >> 4 & 0x0f0f0f0f;
+    }
+}
+void legacy_high_bits(uint32_t high, uint8_t* plane, int lane) {
+    uint32_t quad[8];
+    for (int g = 0; g < 8; ++g) {
+        const uint32_t bits = high >> 4 * g & 0xf;
+        quad[g] = (bits * 0x00204081u) & 0x01010101u;  // bit i → byte i
+    }
+    put1(plane, lane, quad);
+}
+
+void pack_block(Format format, const uint8_t* block, const Place& to) {
+    uint32_t quad[8], high[8];
+    const int lane = to.lane, s = to.s;
+    switch (format) {
+        case Format::Q4_0:
+        case Format::Q4_1:
+        case Format::Q5_0:
+        case Format::Q5_1: {
+            const bool min = format == Format::Q4_1 || format == Format::Q5_1;
+            const bool five = format == Format::Q5_0 || format == Format::Q5_1;
+            const uint8_t* rest = block + (min ? 4 : 2);
+            put_half(to.scales, lane, half(block));
+            if (min) put_half(to.scales + 32, lane, half(block + 2));
+            legacy_quads(rest + (five ? 4 : 0), quad);
+            put4(to.codes, lane, quad);
+            if (five) legacy_high_bits(word(rest), to.codes + 256, lane);
+            return;
+        }
+        case Format::Q8_0:
+            put_half(to.scales, lane, half(block));
+            for (int g = 0; g < 8; ++g) quad[g] = word(block + 2 + 4 * g) ^ 0x80808080u;
+            put8(to.codes, lane, quad);
+            return;
+        case Format::Q4_K:
+        case Format::Q5_K: {
+            const uint8_t* codes = block + (format == Format::Q5_K ? 48 : 16) + 32 * (s / 2);
+            for (int g = 0; g < 8; ++g) quad[g] = word(codes + 4 * g) >> 4 * (s % 2) & 0x0f0f0f0f;
+            put4(to.codes, lane, quad);
+            if (format == Format::Q5_K) {
+                for (int g = 0; g < 8; ++g) high[g] = word(block + 16 + 4 * g) >> s & 0x01010101;
+                put1(to.codes + 256, lane, high);
+            }
+            scale_min_k4(block + 4, s, to.scales[lane], to.scales[16 + lane]);
+            put_half(to.super, lane, half(block));
+            put_half(to.super + 32, lane, half(block + 2));
+            return;
+        }
+        case Format::Q6_K:
+            for (int g = 0; g < 8; ++g) {
+                quad[g] = word(block + 64 * (s / 4) + 32 * (s % 2) + 4 * g) >> 4 * (s / 2 % 2) & 0x0f0f0f0f;
+                high[g] = word(block + 128 + 32 * (s / 4) + 4 * g) >> 2 * (s % 4) & 0x03030303;
+            }
+            put4(to.codes, lane, quad);
+            put2(to.codes + 256, lane, high);
+            to.scales[lane] = block[192 + 2 * s];
+            to.scales[16 + lane] = block[192 + 2 * s + 1];
+            put_half(to.super, lane, half(block + 208));
+            return;
+        case Format::Q2_K:
+            for (int g = 0; g < 8; ++g) quad[g] = word(block + 16 + 32 * (s / 4) + 4 * g) >> 2 * (s % 4) & 0x03030303;
+            put2(to.codes, lane, quad);
+            to.scales[lane] = block[2 * s];
+            to.scales[16 + lane] = block[2 * s + 1];
+            put_half(to.super, lane, half(block + 80));
+            put_half(to.super + 32, lane, half(block + 82));
+            return;
+        case Format::Q3_K:
+            for (int g = 0; g < 8; ++g) {
+                quad[g] = word(block + 32 + 32 * (s / 4) + 4 * g) >> 2 * (s % 4) & 0x03030303;
+                high[g] = word(block + 4 * g) >> s & 0x01010101;
+            }
+            put2(to.codes, lane, quad);
+            put1(to.codes + 128, lane, high);
+            to.scales[lane] = scale_q3k(block + 96, 2 * s);
+            to.scales[16 + lane] = scale_q3k(block + 96, 2 * s + 1);
+            put_half(to.super, lane, half(block + 108));
+            return;
+        default: return;
+    }
+}
+
+// ---- and back ----------------------------------------------------------------------------------------------------
+
+float f16(const uint8_t* p, int lane) {
+    const uint32_t h = half(p + 2 * lane), sign = (h & 0x8000) << 16, rest = h & 0x7fff;
+    uint32_t bits = rest << 13;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    value *= 5.192296858534828e33f;  // 2^112: the exponent's new bias, subnormals included
+    std::memcpy(&bits, &value, 4);
+    bits = sign | (rest >= 0x7c00 ? 0x7f800000u | (rest & 0x3ff) << 13 : bits);
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+void read_codes(Format format, const uint8_t* codes, int lane, uint32_t (&quad)[8]) {
+    switch (format) {
+        case Format::Q8_0: return get8(codes, lane, quad);
+        case Format::Q2_K: return get2(codes, lane, quad);
+        case Format::Q3_K: get2(codes, lane, quad); return or1(codes + 128, lane, 2, quad);
+        case Format::Q6_K: {
+            uint32_t high[8];
+            get4(codes, lane, quad);
+            get2(codes + 256, lane, high);
+            for (int g = 0; g < 8; ++g) quad[g] |= high[g] << 4;
+            return;
+        }
+        default:
+            get4(codes, lane, quad);
+            if (kGeometry[static_cast<int>(format)].code_bytes == 320) or1(codes + 256, lane, 4, quad);
+    }
+}
+
+struct Scale {
+    float d[2], m[2];
+};
+Scale read_scale(Format format, const uint8_t* scales, const uint8_t* super, int lane) {
+    switch (format) {
+        case Format::Q4_1:
+        case Format::Q5_1: {
+            const float d = f16(scales, lane), m = f16(scales + 32, lane);
+            return {{d, d}, {m, m}};
+        }
+        case Format::Q4_K:
+        case Format::Q5_K: {
+            const float d = f16(super, lane) * scales[lane], m = -(f16(super + 32, lane) * scales[16 + lane]);
+            return {{d, d}, {m, m}};
+        }
+        case Format::Q2_K: {
+            const float d = f16(super, lane), m = f16(super + 32, lane);
+            const uint8_t a = scales[lane], b = scales[16 + lane];
+            return {{d * (a & 0x0f), d * (b & 0x0f)}, {-(m * (a >> 4)), -(m * (b >> 4))}};
+        }
+        case Format::Q3_K:
+        case Format::Q6_K: {
+            const float d = f16(super, lane);
+            return {{d * static_cast<int8_t>(scales[lane]), d * static_cast<int8_t>(scales[16 + lane])}, {0, 0}};
+        }
+        default: {
+            const float d = f16(scales, lane);
+            return {{d, d}, {0, 0}};
+        }
+    }
+}
+int zero_point(Format format) {
+    switch (format) {
+        case Format::Q4_0: return 8;
+        case Format::Q5_0: return 16;
+        case Format::Q8_0: return 128;
+        case Format::Q3_K: return 4;
+        case Format::Q6_K: return 32;
+        default: return 0;
+    }
+}
+
+float read_float(Format format, const uint8_t* p) {
+    float value;
+    if (format == Format::F16) return f16(p, 0);
+    if (format == Format::F32) {
+        std::memcpy(&value, p, 4);
+        return value;
+    }
+    const uint32_t bits = static_cast<uint32_t>(half(p)) << 16;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+}  // namespace
+
+Buffer::Buffer(size_t bytes) : size_(bytes) {
+    if (bytes == 0) return;
+    const size_t alignment = bytes >= 4 * kHugePage ? kHugePage : kAlignment;
+    // calloc, not aligned_alloc: the system hands out large zeroed memory page by page, as it is first touched.
+    allocation_ = std::calloc(bytes + alignment, 1);
+    if (allocation_ == nullptr) throw std::bad_alloc();
+    const auto address = reinterpret_cast<uintptr_t>(allocation_);
+    data_ = reinterpret_cast<uint8_t*>((address + alignment - 1) / alignment * alignment);
+#if defined(__linux__)
+    // 7B decode walks 3.8 GB per token: 2 MB pages spare the TLB.
+    if (alignment == kHugePage) madvise(data_, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+}
+Buffer::Buffer(Buffer&& other) noexcept
+    : allocation_(std::exchange(other.allocation_, nullptr)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+    std::swap(allocation_, other.allocation_);
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+}
+Buffer::~Buffer() { std::free(allocation_); }
+
+const Geometry& geometry(Format format) { return kGeometry[static_cast<int>(format)]; }
+
+Format format_of(int ggml_type) {
+    for (int i = 0; i < kFormats; ++i) {
+        if (kGeometry[i].ggml_type == ggml_type) return static_cast<Format>(i);
+    }
+    throw std::invalid_argument("no kernel for storage type " + std::to_string(ggml_type));
+}
+
+Matrix make_matrix(Format format, int rows, int columns) {
+    const Geometry& g = geometry(format);
+    if (rows <= 0 || columns <= 0 || columns % g.elements != 0) {
+        throw std::invalid_argument("a " + std::to_string(rows) + " x " + std::to_string(columns) +
+                                    " matrix does not divide into blocks of " + std::to_string(g.elements));
+    }
+    Matrix m;
+    m.format = format;
+    m.rows = rows;
+    m.columns = columns;
+    m.padded_columns = (columns + 3) / 4 * 4;
+    const size_t blocks = static_cast<size_t>(columns / kBlock);
+    const size_t bytes = g.quantized ? blocks * static_cast<size_t>(g.code_bytes + g.scale_bytes) +
+                                           (blocks + 7) / 8 * static_cast<size_t>(g.super_bytes)
+                                     : static_cast<size_t>(m.padded_columns) * kLanes * static_cast<size_t>(g.bytes);
+    m.tile_bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    m.tiles = Buffer(m.tile_bytes * static_cast<size_t>(m.n_tiles()));
+    return m;
+}
+
+size_t source_row_bytes(Format format, int columns) {
+    const Geometry& g = geometry(format);
+    return static_cast<size_t>(columns / g.elements) * static_cast<size_t>(g.bytes);
+}
+
+void pack_tile(Matrix& matrix, int tile, const uint8_t* source) {
+    const Geometry& g = geometry(matrix.format);
+    uint8_t* base = matrix.tiles.data() + static_cast<size_t>(tile) * matrix.tile_bytes;
+    const int lanes = matrix.rows - tile * kLanes < kLanes ? matrix.rows - tile * kLanes : kLanes;
+    const size_t row_bytes = source_row_bytes(matrix.format, matrix.columns);
+    const uint8_t* rows = source + static_cast<size_t>(tile) * kLanes * row_bytes;
+    if (lanes < kLanes || !g.quantized) std::memset(base, 0, matrix.tile_bytes);
+    if (!g.quantized) {
+        for (int lane = 0; lane < lanes; ++lane) {
+            for (int k = 0; k < matrix.columns; ++k) {
+                std::memcpy(base + static_cast<size_t>(k * kLanes + lane) * static_cast<size_t>(g.bytes),
+                            rows + static_cast<size_t>(lane) * row_bytes +
+                                static_cast<size_t>(k) * static_cast<size_t>(g.bytes),
+                            static_cast<size_t>(g.bytes));
+            }
+        }
+        return;
+    }
+    const int blocks = matrix.n_blocks(), per_block = g.elements / kBlock;
+    uint8_t* scales = base + static_cast<size_t>(blocks) * static_cast<size_t>(g.code_bytes);
+    uint8_t* super = scales + static_cast<size_t>(blocks) * static_cast<size_t>(g.scale_bytes);
+    for (int b = 0; b < blocks; ++b) {
+        for (int lane = 0; lane < lanes; ++lane) {
+            const uint8_t* block =
+                rows + static_cast<size_t>(lane) * row_bytes + static_cast<size_t>(b / per_block * g.bytes);
+            pack_block(matrix.format, block,
+                       {base + static_cast<size_t>(b) * static_cast<size_t>(g.code_bytes), scales + b * g.scale_bytes,
+                        super + b / 8 * g.super_bytes, lane, b % per_block});
+        }
+    }
+}
+
+void unpack_row(const Matrix& matrix, int row, float* out) {
+    const Geometry& g = geometry(matrix.format);
+    const uint8_t* base = matrix.tile(row / kLanes);
+    const int lane = row % kLanes, blocks = matrix.n_blocks();
+    if (!g.quantized) {
+        for (int k = 0; k < matrix.columns; ++k) {
+            out[k] =
+                read_float(matrix.format, base + static_cast<size_t>(k * kLanes + lane) * static_cast<size_t>(g.bytes));
+        }
+        return;
+    }
+    const uint8_t* scales = base + static_cast<size_t>(blocks) * static_cast<size_t>(g.code_bytes);
+    const uint8_t* super = scales + static_cast<size_t>(blocks) * static_cast<size_t>(g.scale_bytes);
+    const int zero = zero_point(matrix.format);
+    for (int b = 0; b < blocks; ++b) {
+        uint32_t quad[8];
+        read_codes(matrix.format, base + static_cast<size_t>(b) * static_cast<size_t>(g.code_bytes), lane, quad);
+        const Scale s = read_scale(matrix.format, scales + b * g.scale_bytes, super + b / 8 * g.super_bytes, lane);
+        for (int k = 0; k < kBlock; ++k) {
+            const int code = static_cast<int>(quad[k / 4] >> 8 * (k % 4) & 0xff) - zero;
+            out[b * kBlock + k] = s.d[k / 16] * static_cast<float>(code) + s.m[k / 16];
+        }
+    }
+}
+
+}  // namespace codellama

@@ -1,0 +1,65 @@
+// Weight matrices in the kernels' tile layout, and the lossless way there and back.
+//
+// Knows the storage formats of GGUF by their bytes; knows no names, files or models. Packing only moves bits: a packed
+// matrix holds the same codes and scales as the file's. Values are not checked.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace codellama {
+
+// Memory for weights and caches: 64-byte aligned, zeroed, taken from the system as it is touched, large pages where the
+// system grants them on request.
+class Buffer {
+   public:
+    Buffer() = default;
+    explicit Buffer(size_t bytes);
+    Buffer(Buffer&& other) noexcept;
+    Buffer& operator=(Buffer&& other) noexcept;
+    ~Buffer();
+    uint8_t* data() { return data_; }
+    const uint8_t* data() const { return data_; }
+    size_t size() const { return size_; }
+
+   private:
+    void* allocation_ = nullptr;
+    uint8_t* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// Where the bytes of a format go. `elements` and `bytes` describe the file's block, the rest one tile's block of 32.
+struct Geometry {
+    int ggml_type;
+    int elements, bytes;
+    int code_bytes, scale_bytes, super_bytes;  // per 32 columns, per 32, per 256; for 16 rows
+    bool quantized;
+};
+const Geometry& geometry(Format format);
+// Throws std::invalid_argument for a type that has no kernel.
+Format format_of(int ggml_type);
+
+struct Matrix {
+    Format format = Format::F32;
+    int rows = 0, columns = 0;
+    int padded_columns = 0;  // float formats: to a multiple of 4
+    size_t tile_bytes = 0;
+    Buffer tiles;
+
+    int n_tiles() const { return (rows + kLanes - 1) / kLanes; }
+    int n_blocks() const { return columns / kBlock; }
+    const uint8_t* tile(int index) const { return tiles.data() + static_cast<size_t>(index) * tile_bytes; }
+};
+
+// An empty matrix of the right size. Throws std::invalid_argument when the columns do not divide into blocks.
+Matrix make_matrix(Format format, int rows, int columns);
+size_t source_row_bytes(Format format, int columns);
+// Fills one tile from the file's bytes (the whole matrix, row-major). Tiles may be filled from several threads.
+void pack_tile(Matrix& matrix, int tile, const uint8_t* source);
+// One row as float32, with the arithmetic of the format's reference: scale · (code − zero) + minimum.
+void unpack_row(const Matrix& matrix, int row, float* out);
+
+}  // namespace codellama

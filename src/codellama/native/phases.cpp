@@ -1,0 +1,187 @@
+// The phases of a layer, each spread over the threads of the pool. See forward.cpp for their order.
+
+#include <algorithm>
+#include <cmath>
+
+#include "forward.h"
+
+namespace codellama {
+namespace {
+
+// Activation rows whose quantized form stays in half of a 1 MB second-level cache while tiles stream past.
+constexpr ptrdiff_t kActivationBytes = 512 * 1024;
+// Tiles handed out at a time when many rows are multiplied: enough products to pay for fetching the activations.
+constexpr int kTilesPerUnit = 4;
+// From this many rows on, work is handed out as threads ask for it; below, each thread keeps its part of the weights.
+constexpr int kDynamicRows = 16;
+// Columns quantized as one unit, so that a single long row is shared among threads.
+constexpr int kQuantizeColumns = 512;
+
+struct Range {
+    int begin, end;
+};
+Range share(int n, int thread, int n_threads) {
+    return {static_cast<int>(int64_t{n} * thread / n_threads), static_cast<int>(int64_t{n} * (thread + 1) / n_threads)};
+}
+
+}  // namespace
+
+void Model::embed(int thread, const Step& step) {
+    for (int t = thread; t < step.n_tokens; t += pool_.size()) {
+        unpack_row(tok_embeddings_, step.tokens_T[t], x_TD_.data() + static_cast<ptrdiff_t>(t) * shape_.dim);
+    }
+}
+
+// norm_TD ← RMSNorm(x_TD[rows]), and its quantized form.
+void Model::normalise(int thread, const int32_t* rows, int n_rows, const std::vector<float>& weight) {
+    const ptrdiff_t stride = (shape_.dim + 3) / 4 * 4;
+    XBlock* quantized = reinterpret_cast<XBlock*>(quantized_.data());
+    for (int r = thread; r < n_rows; r += pool_.size()) {
+        const ptrdiff_t source = rows != nullptr ? rows[r] : r;
+        float* out = norm_TD_.data() + r * stride;
+        kernels_->rms_norm(x_TD_.data() + source * shape_.dim, weight.data(), shape_.norm_eps, shape_.dim, out);
+        if (shape_.dim % kBlock == 0) kernels_->quantize(out, shape_.dim, quantized + r * x_blocks_);
+    }
+}
+
+void Model::quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, int n_rows) {
+    if (columns % kBlock != 0) return;  // then the weights are floats and read x itself
+    XBlock* quantized = reinterpret_cast<XBlock*>(quantized_.data());
+    const int per_row = (columns + kQuantizeColumns - 1) / kQuantizeColumns;
+    for (int unit = thread; unit < n_rows * per_row; unit += pool_.size()) {
+        const int row = unit / per_row, first = unit % per_row * kQuantizeColumns;
+        kernels_->quantize(x + row * stride + first, std::min(kQuantizeColumns, columns - first),
+                           quantized + row * x_blocks_ + first / kBlock);
+    }
+}
+
+void Model::tile_rows(const Matrix& weight, int tile, int row, int n_rows, const float* x, ptrdiff_t x_stride,
+                      float* out) const {
+    const int format = static_cast<int>(weight.format);
+    if (geometry(weight.format).quantized) {
+        const XBlock* quantized = reinterpret_cast<const XBlock*>(quantized_.data());
+        kernels_->quant_tile[format][n_rows - 1](weight.tile(tile), weight.n_blocks(), quantized + row * x_blocks_,
+                                                 x_blocks_, out);
+    } else {
+        kernels_->float_tile[format][n_rows - 1](weight.tile(tile), weight.padded_columns, x + row * x_stride, x_stride,
+                                                 out);
+    }
+}
+
+void Model::multiply_tile(const Product& product, int tile, int row, int n_rows, const float* x,
+                          ptrdiff_t x_stride) const {
+    float out[kMaxQuantRows * kLanes], up[kMaxQuantRows * kLanes];
+    tile_rows(*product.weight, tile, row, n_rows, x, x_stride, out);
+    if (product.gate_up != nullptr) {
+        tile_rows(*product.gate_up, tile, row, n_rows, x, x_stride, up);
+        kernels_->silu_mul(out, up, n_rows * kLanes);
+    }
+    const int lanes = std::min(kLanes, product.weight->rows - tile * kLanes);
+    for (int r = 0; r < n_rows; ++r) {
+        float* target = product.out + (row + r) * product.out_stride + tile * kLanes;
+        if (product.accumulate) kernels_->add(target, out + r * kLanes, lanes);
+        else std::copy_n(out + r * kLanes, lanes, target);
+    }
+}
+
+void Model::multiply(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
+                     ptrdiff_t x_stride) {
+    int n_tiles = 0, max_rows = kernels_->max_quant_rows;
+    ptrdiff_t row_bytes = 1;
+    for (int i = 0; i < n_products; ++i) {
+        const Matrix& weight = *products[i].weight;
+        n_tiles += weight.n_tiles();
+        row_bytes = std::max<ptrdiff_t>(row_bytes, ptrdiff_t{weight.columns} * 2);
+        const bool floats = !geometry(weight.format).quantized ||
+                            (products[i].gate_up != nullptr && !geometry(products[i].gate_up->format).quantized);
+        if (floats) max_rows = std::min(max_rows, kernels_->max_float_rows);
+    }
+    const int chunk = std::max<int>(max_rows, static_cast<int>(kActivationBytes / row_bytes) / max_rows * max_rows);
+    const auto tiles = [&](Range range) {
+        for (int first = 0; first < n_rows; first += chunk) {
+            const int last = std::min(n_rows, first + chunk);
+            int index = 0, product = 0;  // tiles of all products are numbered through
+            for (int tile = range.begin; tile < range.end; ++tile) {
+                while (tile - index >= products[product].weight->n_tiles())
+                    index += products[product++].weight->n_tiles();
+                for (int row = first; row < last; row += max_rows) {
+                    multiply_tile(products[product], tile - index, row, std::min(max_rows, last - row), x, x_stride);
+                }
+            }
+        }
+    };
+    std::atomic<int>& next = counters_[static_cast<size_t>(at.phase++)];
+    if (n_rows < kDynamicRows) return tiles(share(n_tiles, at.thread, pool_.size()));
+    for (int unit = next++; unit * kTilesPerUnit < n_tiles; unit = next++) {
+        tiles({unit * kTilesPerUnit, std::min(n_tiles, (unit + 1) * kTilesPerUnit)});
+    }
+}
+
+void Model::rotate_and_cache(int thread, int layer, const Step& step) {
+    const KvLayer kv = kv_layer(layer);
+    const int half = shape_.head_dim / 2;
+    const float query_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape_.head_dim)));
+    for (int t = thread; t < step.n_tokens; t += pool_.size()) {
+        const float *cos = cos_T_.data() + t * half, *sin = sin_T_.data() + t * half;
+        float* q = q_T_.data() + static_cast<ptrdiff_t>(t) * shape_.n_heads * shape_.head_dim;
+        float* k = k_T_.data() + static_cast<ptrdiff_t>(t) * shape_.n_kv_heads * shape_.head_dim;
+        const float* v = v_T_.data() + static_cast<ptrdiff_t>(t) * shape_.n_kv_heads * shape_.head_dim;
+        kernels_->rope(q, cos, sin, shape_.n_heads, shape_.head_dim, query_scale);
+        kernels_->rope(k, cos, sin, shape_.n_kv_heads, shape_.head_dim, 1.0f);
+        const int position = position_T_[static_cast<size_t>(t)];
+        const ptrdiff_t table = static_cast<ptrdiff_t>(sequence_T_[static_cast<size_t>(t)]) * step.table_width;
+        kernels_->write_kv(kv, step.blocks_SB[table + position / kLanes], position % kLanes, k, v);
+    }
+}
+
+void Model::attend(Progress& at, int layer, const Step& step) {
+    const int group = shape_.n_heads / shape_.n_kv_heads, query = shape_.n_heads * shape_.head_dim;
+    const ptrdiff_t slot = (shape_.head_dim + kLanes - 1) / kLanes * kLanes + 2, att_stride = (query + 3) / 4 * 4;
+    float* scratch = reinterpret_cast<float*>(thread_scratch_[static_cast<size_t>(at.thread)].data());
+    std::atomic<int>& next = counters_[static_cast<size_t>(at.phase++)];
+    // Later tiles see more positions: the costly jobs come first, so that the threads finish together.
+    for (int taken = next++; taken < static_cast<int>(jobs_.size()); taken = next++) {
+        const AttentionJob& job = jobs_[jobs_.size() - 1 - static_cast<size_t>(taken)];
+        Attend a;
+        a.kv = kv_layer(layer);
+        a.table = step.blocks_SB + static_cast<ptrdiff_t>(job.sequence) * step.table_width;
+        a.kv_head = job.kv_head;
+        a.group = group;
+        a.q = q_T_.data() + static_cast<ptrdiff_t>(job.token) * query + job.kv_head * group * shape_.head_dim;
+        a.q_stride = query;
+        a.position = position_T_[static_cast<size_t>(job.token)];
+        a.n_tokens = job.n_tokens;
+        a.chunk_begin = job.chunk_begin;
+        a.chunk_end = job.chunk_end;
+        a.scratch = scratch;
+        a.partial = partials_.data() + job.partial;
+        kernels_->attend(a);
+        if (job.split) continue;
+        for (int i = 0; i < job.n_tokens * group; ++i) {
+            float* out = att_T_.data() + (job.token + i / group) * att_stride +
+                         (job.kv_head * group + i % group) * shape_.head_dim;
+            kernels_->finish(a.partial + i * slot, shape_.head_dim, out);
+        }
+    }
+}
+
+// Merges the chunks of split sequences, in order, into the partial of their first chunk.
+void Model::collect(int thread) {
+    const int group = shape_.n_heads / shape_.n_kv_heads, head_pad = (shape_.head_dim + kLanes - 1) / kLanes * kLanes;
+    const ptrdiff_t slot = head_pad + 2, att_stride = (shape_.n_heads * shape_.head_dim + 3) / 4 * 4;
+    for (const SplitSequence& s : splits_) {
+        const int rows = s.n_tokens * group, chunks = (s.position + s.n_tokens + kChunk - 1) / kChunk;
+        for (int unit = thread; unit < shape_.n_kv_heads * rows; unit += pool_.size()) {
+            const int kv_head = unit / rows, row = unit % rows, token = row / group;
+            const int seen = (s.position + token) / kChunk + 1;  // chunks this token looks into
+            float* first =
+                partials_.data() + s.partial + (static_cast<ptrdiff_t>(kv_head) * chunks * rows + row) * slot;
+            for (int c = 1; c < seen; ++c) kernels_->merge(first, first + c * rows * slot, head_pad);
+            float* out =
+                att_T_.data() + (s.token + token) * att_stride + (kv_head * group + row % group) * shape_.head_dim;
+            kernels_->finish(first, shape_.head_dim, out);
+        }
+    }
+}
+
+}  // namespace codellama

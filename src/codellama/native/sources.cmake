@@ -1,0 +1,32 @@
+# The engine's sources and the flags of each instruction set's unit; shared by the extension and the C++ tests.
+# No unit may fuse multiply and add on its own: the kernels say where, and the tests hold them to it.
+
+set(CODELLAMA_NATIVE_OPTIONS -O3 -ffp-contract=off -fno-math-errno)
+set(CODELLAMA_NATIVE_DEFINITIONS "")
+set(here ${CMAKE_CURRENT_LIST_DIR})
+set(CODELLAMA_NATIVE_SOURCES
+    ${here}/dispatch.cpp ${here}/forward.cpp ${here}/isa_portable.cpp ${here}/pack.cpp ${here}/phases.cpp
+    ${here}/threads.cpp)
+
+if(CMAKE_OSX_ARCHITECTURES)
+  set(processor ${CMAKE_OSX_ARCHITECTURES})
+else()
+  set(processor ${CMAKE_SYSTEM_PROCESSOR})
+endif()
+
+if(processor MATCHES "^(x86_64|AMD64|amd64)$")
+  list(APPEND CODELLAMA_NATIVE_DEFINITIONS CODELLAMA_X86)
+  list(APPEND CODELLAMA_NATIVE_SOURCES ${here}/isa_avx2.cpp ${here}/isa_avx512.cpp)
+  set(avx2 -mavx2 -mfma -mf16c)
+  set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # GCC 12 warns about its own intrinsics' deliberately undefined operands (GCC bug 105593).
+    list(APPEND avx512 -Wno-uninitialized -Wno-maybe-uninitialized)
+  endif()
+  set_source_files_properties(${here}/isa_avx2.cpp PROPERTIES COMPILE_OPTIONS "${avx2}")
+  set_source_files_properties(${here}/isa_avx512.cpp PROPERTIES COMPILE_OPTIONS "${avx512}")
+elseif(processor MATCHES "^(aarch64|arm64|ARM64)$")
+  list(APPEND CODELLAMA_NATIVE_DEFINITIONS CODELLAMA_NEON)
+  list(APPEND CODELLAMA_NATIVE_SOURCES ${here}/isa_neon.cpp)
+  set_source_files_properties(${here}/isa_neon.cpp PROPERTIES COMPILE_OPTIONS "-march=armv8.2-a+dotprod")
+endif()

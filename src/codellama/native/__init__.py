@@ -144,12 +144,18 @@ class NativeModel:
         rows_R: Int32,
         *,
         hidden: bool = False,
+        out: Float32 | None = None,
     ) -> Float32:
-        """Run one ragged batch; returns logits [R, V], or the normalised last hidden states [R, D]."""
-        width = self.shape.dim if hidden else self.shape.vocab_size
-        out_RV = np.empty((len(rows_R), width), np.float32)
-        self._model.step(tokens_T, starts_S1, past_S, blocks_SB, rows_R, out_RV, hidden)
-        return out_RV
+        """Run one ragged batch; returns logits [R, V], or the normalised last hidden states [R, D].
+
+        `out` is written and returned when given. Raises ValueError, before anything is computed, for token ids,
+        blocks or rows that do not exist and for block tables that are too short.
+        """
+        if out is None:
+            width = self.shape.dim if hidden else self.shape.vocab_size
+            out = np.empty((len(rows_R), width), np.float32)
+        self._model.step(tokens_T, starts_S1, past_S, blocks_SB, rows_R, out, hidden)
+        return out
 
     @property
     def isa(self) -> str:

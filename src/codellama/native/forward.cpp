@@ -54,9 +54,14 @@ void Model::set_matrix(Slot slot, int layer, int ggml_type, int rows, int column
         refuse("matrix has " + std::to_string(bytes) + " bytes, " + std::to_string(expected) + " expected");
     }
     std::atomic<int> next{0};
+    std::atomic<bool> finite{true};
     pool_.run([&](int) {
-        for (int tile = next++; tile < packed.n_tiles(); tile = next++) pack_tile(packed, tile, source);
+        for (int tile = next++; tile < packed.n_tiles(); tile = next++) {
+            pack_tile(packed, tile, source);
+            if (!tile_is_finite(packed, tile)) finite.store(false);
+        }
     });
+    if (!finite.load()) refuse("the weights contain NaN or infinite values");
     matrix(slot, layer) = std::move(packed);
 }
 

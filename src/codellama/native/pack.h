@@ -1,7 +1,7 @@
 // Weight matrices in the kernels' tile layout, and the lossless way there and back.
 //
 // Knows the storage formats of GGUF by their bytes; knows no names, files or models. Packing only moves bits: a packed
-// matrix holds the same codes and scales as the file's. Values are not checked.
+// matrix holds the same codes and scales as the file's.
 
 #pragma once
 
@@ -41,6 +41,8 @@ Matrix make_matrix(Format format, int rows, int columns);
 size_t source_row_bytes(Format format, int columns);
 // Fills one tile from the file's bytes (the whole matrix, row-major). Tiles may be filled from several threads.
 void pack_tile(Matrix& matrix, int tile, const uint8_t* source);
+// Whether every scale (or, in float formats, every value) of the tile is a finite number.
+bool tile_is_finite(const Matrix& matrix, int tile);
 // One row as float32, with the arithmetic of the format's reference: scale · (code − zero) + minimum.
 void unpack_row(const Matrix& matrix, int row, float* out);
 

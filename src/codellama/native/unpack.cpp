@@ -123,7 +123,35 @@ float read_float(Format format, const uint8_t* p) {
     return value;
 }
 
+// Exponent bits all set: infinite or not a number.
+template <class Word>
+bool all_finite(const uint8_t* p, size_t n, Word exponent) {
+    bool bad = false;
+    for (size_t i = 0; i < n; ++i) {
+        Word w;
+        std::memcpy(&w, p + i * sizeof(Word), sizeof(Word));
+        bad |= (w & exponent) == exponent;
+    }
+    return !bad;
+}
+
 }  // namespace
+
+bool tile_is_finite(const Matrix& matrix, int tile) {
+    constexpr uint16_t kHalf = 0x7c00, kBrain = 0x7f80;
+    const Geometry& g = geometry(matrix.format);
+    const uint8_t* base = matrix.tile(tile);
+    if (!g.quantized) {
+        const size_t n = static_cast<size_t>(matrix.padded_columns) * kLanes;
+        if (matrix.format == Format::F32) return all_finite<uint32_t>(base, n, 0x7f800000u);
+        return all_finite<uint16_t>(base, n, matrix.format == Format::F16 ? kHalf : kBrain);
+    }
+    const size_t blocks = static_cast<size_t>(matrix.n_blocks());
+    const uint8_t* scales = base + blocks * static_cast<size_t>(g.code_bytes);
+    const uint8_t* super = scales + blocks * static_cast<size_t>(g.scale_bytes);
+    if (g.super_bytes == 0) return all_finite<uint16_t>(scales, blocks * static_cast<size_t>(g.scale_bytes) / 2, kHalf);
+    return all_finite<uint16_t>(super, (blocks + 7) / 8 * static_cast<size_t>(g.super_bytes) / 2, kHalf);
+}
 
 void unpack_row(const Matrix& matrix, int row, float* out) {
     const Geometry& g = geometry(matrix.format);

@@ -9,6 +9,7 @@ Does not dequantize (weights/blocks.py does) and does not check values.
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
@@ -16,7 +17,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCK_LAYOUT", "Bytes", "GGMLType", "Tensor", "row_bytes"]
+__all__ = ["BLOCK_LAYOUT", "Bytes", "GGMLType", "Tensor", "drop_pages", "row_bytes"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -82,3 +83,21 @@ class Tensor:
     @property
     def n_elements(self) -> int:
         return prod(self.shape)
+
+
+def drop_pages(data: Bytes) -> None:
+    """Give the memory map's pages under `data` back to the system; they are read again if touched again.
+
+    For whoever has copied the bytes elsewhere. Does nothing for bytes that lie in ordinary memory, or where the
+    system has no such call.
+    """
+    base: object = data
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if not isinstance(base, mmap.mmap) or not hasattr(base, "madvise"):
+        return
+    offset = data.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+    first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (offset + data.size) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if length > 0:
+        base.madvise(mmap.MADV_DONTNEED, first, length)

@@ -1,0 +1,43 @@
+# `make run` and `make test` set up everything they need; see README.md.
+
+VENV := .venv
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt scripts/setup.sh $(shell find src/codellama/native -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cmake')
+NATIVE := $(shell find src/codellama/native tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inc')
+
+.PHONY: setup run test test-slow check format bench clean
+setup: $(VENV)/.ready-dev
+
+$(VENV)/.ready-run: $(SOURCES)
+	scripts/setup.sh run
+	@touch $@
+
+$(VENV)/.ready-dev: $(SOURCES)
+	scripts/setup.sh dev
+	@touch $(VENV)/.ready-run $@
+
+run: $(VENV)/.ready-run
+	$(VENV)/bin/python -m codellama.demo
+
+test: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.ready-dev
+	$(VENV)/bin/python -m pytest -m slow
+
+check: $(VENV)/.ready-dev
+	$(VENV)/bin/ruff format --check src tests benchmarks
+	$(VENV)/bin/ruff check src tests benchmarks
+	$(VENV)/bin/mypy
+	@if command -v clang-format >/dev/null; then clang-format --dry-run --Werror $(NATIVE); else echo "clang-format is not installed: C++ format not checked"; fi
+	$(VENV)/bin/python -m pytest tests/test_layers.py
+
+format: $(VENV)/.ready-dev
+	$(VENV)/bin/ruff format src tests benchmarks
+	$(VENV)/bin/ruff check --fix src tests benchmarks
+	clang-format -i $(NATIVE)
+
+bench: $(VENV)/.ready-run
+	$(VENV)/bin/python benchmarks/speed.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

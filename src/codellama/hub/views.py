@@ -1,0 +1,54 @@
+"""Folders of named links, for models of several files: blobs have no names, and readers want
+`config.json` beside the rest.
+
+A view is derived from its manifest and may be deleted at any time. It is made aside and renamed, so
+it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from codellama.hub.files import TEMPORARY
+from codellama.hub.manifest import Manifest
+
+__all__ = ["drop_views", "make_view"]
+
+
+def make_view(
+    views: Path, manifest: Manifest, blob: Callable[[str], Path], *, relative: bool
+) -> Path:
+    """The folder `views/HEX` with a link of its own name to each weight file of `manifest`.
+
+    Args:
+        blob: digest → where the file is. relative: write links that survive moving the whole store.
+    """
+    view = views / manifest.digest.removeprefix("sha256:")
+    if view.is_dir():
+        return view
+    making = view.with_name(f"{view.name}.{os.urandom(4).hex()}{TEMPORARY}")
+    making.mkdir(parents=True)
+    for layer in manifest.weights:
+        source, link = blob(layer.digest), making / layer.title
+        try:
+            os.symlink(os.path.relpath(source, making) if relative else source.resolve(), link)
+        except OSError:  # no right to make symbolic links (Windows), or none on this file system
+            os.link(source, link)
+    try:
+        os.rename(making, view)
+    except OSError:  # another process was quicker
+        shutil.rmtree(making, ignore_errors=True)
+    return view
+
+
+def drop_views(views: Path, doomed: Callable[[str], bool], before: float | None = None) -> None:
+    """Delete views whose manifest digest is `doomed`, and unfinished ones; with `before`, only
+    those older than that.
+    """
+    for view in views.glob("*"):
+        old = before is None or view.lstat().st_mtime < before
+        if old and (view.name.endswith(TEMPORARY) or doomed(f"sha256:{view.name}")):
+            shutil.rmtree(view, ignore_errors=True)

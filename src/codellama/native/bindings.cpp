@@ -115,19 +115,24 @@ void matmul(const Packed& packed, In<float, 2> x, Out<float, 2> out, const std::
     const int format = static_cast<int>(w.format);
     for (int r = 0; r < n; r += at_once) {
         const int m = std::min(at_once, n - r);
-        for (int tile = 0; tile < w.n_tiles(); ++tile) {
-            float result[kMaxQuantRows * kLanes];
-            if (quantized)
-                kernels.quant_tile[format][m - 1](w.tile(tile), w.n_blocks(), q + r * stride, stride, result);
-            else
+        for (int tile = 0; tile < w.n_tiles();) {
+            float result[kMaxQuantRows * kMaxTiles * kLanes];
+            const int widest = quantized ? kernels.tiles_at_once[m - 1] : 1;
+            const int n_tiles = tile + widest <= w.n_tiles() ? widest : 1;
+            if (quantized) {
+                const auto& table = n_tiles == 1 ? kernels.quant_tile : kernels.quant_tiles;
+                table[format][m - 1](w.tile(tile), w.tile_bytes, w.n_blocks(), q + r * stride, stride, result);
+            } else {
                 kernels.float_tile[format][m - 1](w.tile(tile), w.padded_columns,
                                                   f + static_cast<ptrdiff_t>(r) * w.padded_columns, w.padded_columns,
                                                   result);
-            const int lanes = std::min(kLanes, w.rows - tile * kLanes);
+            }
+            const int width = std::min(n_tiles * kLanes, w.rows - tile * kLanes);
             for (int i = 0; i < m; ++i) {
-                std::copy_n(result + i * kLanes, lanes,
+                std::copy_n(result + i * n_tiles * kLanes, width,
                             out.data() + static_cast<ptrdiff_t>(r + i) * w.rows + tile * kLanes);
             }
+            tile += n_tiles;
         }
     }
 }

@@ -92,6 +92,10 @@ class Model {
     void plan_attention(const Step& step);
     void compute_rope(const Step& step);
 
+    struct Range {
+        int begin, end;
+    };
+    static Range share(int n, int thread, int n_threads);
     // Work of one phase, handed out unit by unit. Threads pass the same sequence of phases.
     struct Progress {
         int thread;
@@ -107,9 +111,13 @@ class Model {
     void quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, int n_rows);
     void multiply(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
                   ptrdiff_t x_stride);
-    void multiply_tile(const Product& product, int tile, int row, int n_rows, const float* x, ptrdiff_t x_stride) const;
-    void tile_rows(const Matrix& weight, int tile, int row, int n_rows, const float* x, ptrdiff_t x_stride,
+    void multiply_range(const Product& product, Range tiles, Range rows, int max_rows, const float* x,
+                        ptrdiff_t x_stride) const;
+    void multiply_tiles(const Product& product, int tile, int n_tiles, int row, int n_rows, const float* x,
+                        ptrdiff_t x_stride) const;
+    void tile_rows(const Matrix& weight, int tile, int n_tiles, int row, int n_rows, const float* x, ptrdiff_t x_stride,
                    float* out) const;
+    static bool is_float(const Product& product);
     void rotate_and_cache(int thread, int layer, const Step& step);
     void attend(Progress& at, int layer, const Step& step);
     void collect(int thread);

@@ -37,13 +37,16 @@ struct alignas(64) XBlock {
 };
 static_assert(sizeof(XBlock) == 64);
 
-// One tile against `rows` activation rows: out[row][lane] = Σ_k w[lane][k] · x[row][k]. The float32 additions happen in
-// the same order whatever `rows` is, so a row's result does not depend on its neighbours.
-using QuantTile = void (*)(const uint8_t* tile, int n_blocks, const XBlock* x, ptrdiff_t x_stride, float* out);
+// A few consecutive tiles against a few activation rows: out[row][tile][lane] = Σ_k w[tile][lane][k] · x[row][k]. The
+// float32 additions happen in the same order whatever these numbers are, so a row's result does not depend on its
+// neighbours.
+using QuantTile = void (*)(const uint8_t* tile, size_t tile_bytes, int n_blocks, const XBlock* x, ptrdiff_t x_stride,
+                           float* out);
 using FloatTile = void (*)(const uint8_t* tile, int columns, const float* x, ptrdiff_t x_stride, float* out);
 
 constexpr int kMaxQuantRows = 8;
 constexpr int kMaxFloatRows = 4;
+constexpr int kMaxTiles = 4;
 
 // One layer's keys and values, in float16. Block b of head h: keys transposed to [head_dim][16 positions], so that a
 // vector of scores needs no horizontal sum; values as [16 positions][head_pad]. head_pad = head_dim rounded up to 16.
@@ -70,8 +73,10 @@ struct Attend {
 struct Kernels {
     const char* name;
     int max_quant_rows, max_float_rows;
-    QuantTile quant_tile[kFormats][kMaxQuantRows];  // null for float formats
-    FloatTile float_tile[kFormats][kMaxFloatRows];  // null for quantized formats
+    int tiles_at_once[kMaxQuantRows];                // by number of rows − 1
+    QuantTile quant_tile[kFormats][kMaxQuantRows];   // one tile; null for float formats
+    QuantTile quant_tiles[kFormats][kMaxQuantRows];  // tiles_at_once[rows − 1] tiles
+    FloatTile float_tile[kFormats][kMaxFloatRows];   // null for quantized formats
 
     void (*quantize)(const float* x, int n, XBlock* out);  // n multiple of 32
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);

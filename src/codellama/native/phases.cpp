@@ -17,14 +17,11 @@ constexpr int kDynamicRows = 16;
 // Columns quantized as one unit, so that a single long row is shared among threads.
 constexpr int kQuantizeColumns = 512;
 
-struct Range {
-    int begin, end;
-};
-Range share(int n, int thread, int n_threads) {
+}  // namespace
+
+Model::Range Model::share(int n, int thread, int n_threads) {
     return {static_cast<int>(int64_t{n} * thread / n_threads), static_cast<int>(int64_t{n} * (thread + 1) / n_threads)};
 }
-
-}  // namespace
 
 void Model::embed(int thread, const Step& step) {
     for (int t = thread; t < step.n_tokens; t += pool_.size()) {
@@ -55,33 +52,60 @@ void Model::quantize_rows(int thread, const float* x, ptrdiff_t stride, int colu
     }
 }
 
-void Model::tile_rows(const Matrix& weight, int tile, int row, int n_rows, const float* x, ptrdiff_t x_stride,
-                      float* out) const {
+// out[row][tile][lane] of n_tiles tiles, which is 1 or what the kernel takes at once for so many rows.
+void Model::tile_rows(const Matrix& weight, int tile, int n_tiles, int row, int n_rows, const float* x,
+                      ptrdiff_t x_stride, float* out) const {
     const int format = static_cast<int>(weight.format);
     if (geometry(weight.format).quantized) {
         const XBlock* quantized = reinterpret_cast<const XBlock*>(quantized_.data());
-        kernels_->quant_tile[format][n_rows - 1](weight.tile(tile), weight.n_blocks(), quantized + row * x_blocks_,
-                                                 x_blocks_, out);
+        const QuantTile kernel =
+            n_tiles == 1 ? kernels_->quant_tile[format][n_rows - 1] : kernels_->quant_tiles[format][n_rows - 1];
+        kernel(weight.tile(tile), weight.tile_bytes, weight.n_blocks(), quantized + row * x_blocks_, x_blocks_, out);
     } else {
         kernels_->float_tile[format][n_rows - 1](weight.tile(tile), weight.padded_columns, x + row * x_stride, x_stride,
                                                  out);
     }
 }
 
-void Model::multiply_tile(const Product& product, int tile, int row, int n_rows, const float* x,
-                          ptrdiff_t x_stride) const {
-    float out[kMaxQuantRows * kLanes], up[kMaxQuantRows * kLanes];
-    tile_rows(*product.weight, tile, row, n_rows, x, x_stride, out);
+void Model::multiply_tiles(const Product& product, int tile, int n_tiles, int row, int n_rows, const float* x,
+                           ptrdiff_t x_stride) const {
+    float out[kMaxQuantRows * kMaxTiles * kLanes], up[kMaxQuantRows * kMaxTiles * kLanes];
+    tile_rows(*product.weight, tile, n_tiles, row, n_rows, x, x_stride, out);
     if (product.gate_up != nullptr) {
-        tile_rows(*product.gate_up, tile, row, n_rows, x, x_stride, up);
-        kernels_->silu_mul(out, up, n_rows * kLanes);
+        tile_rows(*product.gate_up, tile, n_tiles, row, n_rows, x, x_stride, up);
+        kernels_->silu_mul(out, up, n_rows * n_tiles * kLanes);
     }
-    const int lanes = std::min(kLanes, product.weight->rows - tile * kLanes);
+    const int width = std::min(n_tiles * kLanes, product.weight->rows - tile * kLanes);
     for (int r = 0; r < n_rows; ++r) {
         float* target = product.out + (row + r) * product.out_stride + tile * kLanes;
-        if (product.accumulate) kernels_->add(target, out + r * kLanes, lanes);
-        else std::copy_n(out + r * kLanes, lanes, target);
+        if (product.accumulate) kernels_->add(target, out + r * n_tiles * kLanes, width);
+        else std::copy_n(out + r * n_tiles * kLanes, width, target);
     }
+}
+
+// Tiles [begin, end) of one product for rows [first, last), in the largest pieces that the kernels take.
+void Model::multiply_range(const Product& product, Range tiles, Range rows, int max_rows, const float* x,
+                           ptrdiff_t x_stride) const {
+    const bool floats = max_rows <= kernels_->max_float_rows && is_float(product);
+    for (int tile = tiles.begin; tile < tiles.end;) {
+        const int widest = floats ? 1 : kernels_->tiles_at_once[std::min(max_rows, rows.end - rows.begin) - 1];
+        const int n_tiles = tile + widest <= tiles.end ? widest : 1;
+        for (int row = rows.begin; row < rows.end;) {
+            int n_rows = std::min(max_rows, rows.end - row);
+            // A remainder of fewer rows may take more tiles at once than there are here: one by one then.
+            const bool fits = n_tiles == 1 || kernels_->tiles_at_once[n_rows - 1] == n_tiles;
+            for (int t = 0; t < n_tiles; t += fits ? n_tiles : 1) {
+                multiply_tiles(product, tile + t, fits ? n_tiles : 1, row, n_rows, x, x_stride);
+            }
+            row += n_rows;
+        }
+        tile += n_tiles;
+    }
+}
+
+bool Model::is_float(const Product& product) {
+    return !geometry(product.weight->format).quantized ||
+           (product.gate_up != nullptr && !geometry(product.gate_up->format).quantized);
 }
 
 void Model::multiply(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
@@ -92,21 +116,18 @@ void Model::multiply(Progress& at, const Product* products, int n_products, int 
         const Matrix& weight = *products[i].weight;
         n_tiles += weight.n_tiles();
         row_bytes = std::max<ptrdiff_t>(row_bytes, ptrdiff_t{weight.columns} * 2);
-        const bool floats = !geometry(weight.format).quantized ||
-                            (products[i].gate_up != nullptr && !geometry(products[i].gate_up->format).quantized);
-        if (floats) max_rows = std::min(max_rows, kernels_->max_float_rows);
+        if (is_float(products[i])) max_rows = std::min(max_rows, kernels_->max_float_rows);
     }
     const int chunk = std::max<int>(max_rows, static_cast<int>(kActivationBytes / row_bytes) / max_rows * max_rows);
     const auto tiles = [&](Range range) {
         for (int first = 0; first < n_rows; first += chunk) {
             const int last = std::min(n_rows, first + chunk);
-            int index = 0, product = 0;  // tiles of all products are numbered through
-            for (int tile = range.begin; tile < range.end; ++tile) {
-                while (tile - index >= products[product].weight->n_tiles())
-                    index += products[product++].weight->n_tiles();
-                for (int row = first; row < last; row += max_rows) {
-                    multiply_tile(products[product], tile - index, row, std::min(max_rows, last - row), x, x_stride);
-                }
+            int index = 0;  // tiles of all products are numbered through
+            for (int i = 0; i < n_products; ++i) {
+                const int n = products[i].weight->n_tiles();
+                const Range own = {std::max(range.begin - index, 0), std::min(range.end - index, n)};
+                if (own.begin < own.end) multiply_range(products[i], own, {first, last}, max_rows, x, x_stride);
+                index += n;
             }
         }
     };

@@ -1,4 +1,4 @@
-"""Fixtures every package's tests share: where real weights and evaluation data are, or why a test is skipped."""
+"""Fixtures of all tests: where real weights and evaluation data are, or why a test is skipped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Evaluation data and tokenizer vectors, which lie beside the checkout and are not part of it."""
+    """Evaluation data and tokenizer vectors, beside the checkout and not part of it."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("no shared/data beside the checkout")

@@ -1,4 +1,4 @@
-"""The layers of docs/ARCHITECTURE.md, held by parsing every import: who may know whom, and no cycles."""
+"""The layers of docs/ARCHITECTURE.md, held by parsing every import; and no cycles."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_files_open_with_their_contract_and_stay_small(path: Path) -> None:
 
 
 def test_the_command_line_loads_no_heavy_library() -> None:
-    code = "import codellama.cli, sys; print([m for m in %r if m in sys.modules])" % (HEAVY,)
+    code = f"import codellama.cli, sys; print([m for m in {HEAVY!r} if m in sys.modules])"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

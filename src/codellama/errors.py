@@ -7,9 +7,11 @@ CodeLlamaError
 ├── ContextOverflowError    a prompt longer than the context (says both counts)
 ├── RequestError            a parameter out of range, or a request that this model cannot serve
 │   └── InfillingUnsupportedError   the model has no infilling tokens
-└── DownloadError           the network or the registry failed, or the bytes are not what was promised
+└── DownloadError           the network or the registry failed, or the bytes are not what was
+promised
 
-Programming mistakes inside the project are assertions, not members of this tree. Leaf module: imports nothing of ours.
+Programming mistakes inside the project are assertions, not members of this tree. Leaf module:
+imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ __all__ = [
 
 
 class CodeLlamaError(Exception):
-    """Base of every error meant for a user. `str(error)` is one line: what is wrong and what to do."""
+    """Base of every error meant for a user; its text is one line: what is wrong, what to do."""
 
 
 class NotFoundError(CodeLlamaError):
@@ -43,7 +45,7 @@ class ModelTooLargeError(CodeLlamaError):
 
 
 class ContextOverflowError(CodeLlamaError):
-    """The prompt does not fit. Both counts are attributes, so that every dialect can report them."""
+    """The prompt does not fit. Both counts are attributes, for every dialect to report."""
 
     def __init__(self, prompt_tokens: int, context: int, *, reserved: int = 0) -> None:
         self.prompt_tokens = prompt_tokens
@@ -61,8 +63,8 @@ class RequestError(CodeLlamaError):
 
 
 class InfillingUnsupportedError(RequestError):
-    """The model's vocabulary has no infilling tokens (the Python and 34B variants, general Llamas)."""
+    """The vocabulary has no infilling tokens (Python and 34B variants, general Llamas)."""
 
 
 class DownloadError(CodeLlamaError):
-    """A download failed or its bytes are not those promised; nothing half written is left in place."""
+    """A download failed or its bytes are not those promised; nothing half written remains."""

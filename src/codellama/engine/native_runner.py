@@ -1,7 +1,9 @@
-"""The native engine as a Runner: a model file's tensors packed into it, its paged cache, one call per step.
+"""The native engine as a Runner: a model file's tensors packed into it, its paged cache, one call
+per step.
 
-Knows weights and native, not text and not scheduling. Loads from the memory map tensor by tensor and gives each one's
-pages back to the system, so that peak memory is one copy of the weights plus the largest tensor.
+Knows weights and native, not text and not scheduling. Loads from the memory map tensor by tensor
+and gives each one's pages back to the system, so that peak memory is one copy of the weights plus
+the largest tensor.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+from codellama.weights.blocks import dequantize
 
 from codellama.engine.runner import BLOCK_SIZE, Batch, Logits
 from codellama.errors import ModelFileError, RequestError
 from codellama.model.config import ModelConfig
 from codellama.native import NativeModel, Shape
-from codellama.weights.blocks import dequantize
 from codellama.weights.tensor import Tensor, drop_pages
 
 __all__ = ["NativeRunner", "TensorSource"]

@@ -1,11 +1,11 @@
 """What the engine asks of a model: a ragged batch in, logits out.
 
-The protocol and its batch; the native runner is in engine/native_runner.py, the PyTorch one in engine/torch_runner.py.
-Knows no text, no scheduling and no sampling. A runner owns the memory of the KV cache, the engine's kv_pool decides
-which block belongs to whom.
+The protocol and its batch; the native runner is in engine/native_runner.py, the PyTorch one in
+engine/torch_runner.py. Knows no text, no scheduling and no sampling. A runner owns the memory of
+the KV cache, the engine's kv_pool decides which block belongs to whom.
 
-Shape legend: T new tokens of the step, S sequences, B blocks of the longest table, R rows whose logits are wanted,
-V vocabulary.
+Shape legend: T new tokens of the step, S sequences, B blocks of the longest table, R rows whose
+logits are wanted, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Int32 = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
 
 BLOCK_SIZE = 16
-"""Tokens per KV block: one 16-lane vector of scores, and the finest grain at which prefixes are shared."""
+"""Tokens per KV block: one vector of 16 scores, and the finest grain of shared prefixes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Batch:
 
     Attributes:
         tokens_T: new token ids.
-        starts_S1: sequence s owns tokens_T[starts_S1[s] : starts_S1[s + 1]]; at least one token each.
+        starts_S1: sequence s owns tokens_T[starts_S1[s] : starts_S1[s + 1]]; at least one token
+            each.
         past_S: tokens of s already in the cache, i.e. the position of its first new token.
         blocks_SB: block tables, padded with -1; entry b holds positions [16b, 16b + 16).
         rows_R: rows of tokens_T whose logits are wanted, ascending.
@@ -60,7 +61,7 @@ class Runner(Protocol):
         ...
 
     def run(self, batch: Batch) -> Logits:
-        """Write the batch's keys and values into the cache and return logits [R, V], valid until the next run."""
+        """Cache the batch's keys and values; return logits [R, V], valid until the next run."""
         ...
 
     def copy_block(self, source: int, target: int) -> None:

@@ -1,9 +1,12 @@
-"""What a Llama is, in numbers: ModelConfig, and the published family (Llama 2, Code Llama, SmolLM2).
+"""What a Llama is, in numbers: ModelConfig, and the published family (Llama 2, Code Llama,
+SmolLM2).
 
-Knows nothing about files: weights/ turns GGUF metadata, params.json and config.json into a ModelConfig.
-Does not promise that a downloaded checkpoint matches its published entry: the file's own numbers win.
+Knows nothing about files: weights/ turns GGUF metadata, params.json and config.json into a
+ModelConfig. Does not promise that a downloaded checkpoint matches its published entry: the file's
+own numbers win.
 
-Sources: Code Llama paper v3 (arXiv 2308.12950), meta-llama/codellama@e81b597, the checkpoints' params.json.
+Sources: Code Llama paper v3 (arXiv 2308.12950), meta-llama/codellama@e81b597, the checkpoints'
+params.json.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ class ModelConfig:
         name: a label for people; never used to decide anything.
         dim: width of the residual stream, D.
         n_layers, n_heads, n_kv_heads: n_kv_heads < n_heads is grouped-query attention.
-        head_dim: H; dim // n_heads for every published model, kept apart because files may say otherwise.
+        head_dim: H; dim // n_heads for every published model, kept apart because files may say
+            otherwise.
         ffn_dim: width of the SwiGLU, F.
         vocab_size: V, rows of tok_embeddings.
         norm_eps: RMSNorm epsilon.
@@ -69,7 +73,16 @@ class ModelConfig:
     infills: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "vocab_size", "context"):
+        for field in (
+            "dim",
+            "n_layers",
+            "n_heads",
+            "n_kv_heads",
+            "head_dim",
+            "ffn_dim",
+            "vocab_size",
+            "context",
+        ):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field} is {getattr(self, field)}: it must be positive")
         if self.n_heads % self.n_kv_heads:
@@ -109,7 +122,7 @@ _LLAMA_2 = {
 
 
 def _code_llama() -> dict[str, ModelConfig]:
-    """The twelve: what differs is vocabulary, RoPE base, context and infilling (fact sheet, table 1.2)."""
+    """The twelve: what differs is vocabulary, RoPE base, context and infilling."""
     family = {}
     for size, base in _LLAMA_2.items():
         for variant in ("base", "python", "instruct"):
@@ -137,4 +150,4 @@ PUBLISHED: dict[str, ModelConfig] = {
     **_code_llama(),
     _SMOLLM2_135M.name: _SMOLLM2_135M,
 }
-"""Published shapes by name: `llama2:{7,13,34,70}b`, `codellama:SIZE-{code,python,instruct}`, `smollm2:135m`."""
+"""Shapes by name: `llama2:{7,13,34,70}b`, `codellama:SIZE-{code,python,instruct}`, SmolLM2."""

@@ -1,9 +1,11 @@
 """The typed face of the native engine: shapes and arrays in, logits out.
 
-Imports nothing of ours: tensors arrive as (name, storage type number, shape, bytes). Knows Meta's tensor names, because
-the extension addresses weights by slot and layer. Does not read files, schedule, sample, or check weight values.
+Imports nothing of ours: tensors arrive as (name, storage type number, shape, bytes). Knows Meta's
+tensor names, because the extension addresses weights by slot and layer. Does not read files,
+schedule, sample, or check weight values.
 
-Shape legend: T new tokens, S sequences, B blocks of the longest table, R wanted rows, V vocabulary, D dim.
+Shape legend: T new tokens, S sequences, B blocks of the longest table, R wanted rows, V
+vocabulary, D dim.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Shape:
 
 
 def available_isas() -> list[str]:
-    """Instruction sets of this build that this machine has, best first; always ends in "portable"."""
+    """Instruction sets of this build and machine, best first; always ends in "portable"."""
     return list(_native.available_isas())
 
 
@@ -78,8 +80,9 @@ def _cgroup_cores() -> int | None:
 class NativeModel:
     """A Llama in the engine's own weight layout, with a paged KV cache of 16-token blocks.
 
-    Add every tensor, then `finish()`, then `allocate_cache()`, then `step()`. Weights are copied bit for bit into the
-    kernels' layout as they are added: the source bytes may be dropped afterwards.
+    Add every tensor, then `finish()`, then `allocate_cache()`, then `step()`. Weights are copied
+    bit for bit into the kernels' layout as they are added: the source bytes may be dropped
+    afterwards.
 
     Args:
         shape: the model's numbers.
@@ -89,7 +92,9 @@ class NativeModel:
     Raises ValueError for shapes, types or instruction sets that the kernels do not serve.
     """
 
-    def __init__(self, shape: Shape, *, n_threads: int | None = None, isa: str | None = None) -> None:
+    def __init__(
+        self, shape: Shape, *, n_threads: int | None = None, isa: str | None = None
+    ) -> None:
         self.shape = shape
         self._model = _native.Model(
             dim=shape.dim,
@@ -107,7 +112,7 @@ class NativeModel:
         )
 
     def add_matrix(self, name: str, type_number: int, shape: Sequence[int], data: UInt8) -> None:
-        """Add a weight matrix [rows, columns] by Meta's name, e.g. "layers.0.attention.wq.weight"."""
+        """Add a matrix [rows, columns] by Meta's name, e.g. "layers.0.attention.wq.weight"."""
         parts = name.split(".")
         slot, layer = (parts[-2], int(parts[1])) if parts[0] == "layers" else (parts[0], -1)
         rows, columns = shape
@@ -120,7 +125,7 @@ class NativeModel:
         self._model.set_norm(slot, layer, np.ascontiguousarray(weight, np.float32))
 
     def set_rope_frequency_factors(self, factors: Float32) -> None:
-        """Divide each RoPE frequency by its factor [head_dim / 2] (the `rope_freqs` tensor of Llama 3 files)."""
+        """Divide RoPE frequencies by factors [head_dim / 2] (`rope_freqs` of Llama 3 files)."""
         self._model.set_rope_frequency_factors(np.ascontiguousarray(factors, np.float32))
 
     def finish(self) -> None:
@@ -128,7 +133,7 @@ class NativeModel:
         self._model.check_complete()
 
     def allocate_cache(self, n_blocks: int) -> None:
-        """Make room for n_blocks · 16 tokens; memory is taken from the system as it is first touched."""
+        """Make room for n_blocks · 16 tokens; memory is taken as it is first touched."""
         self._model.allocate_cache(n_blocks)
 
     def copy_block(self, source: int, target: int) -> None:
@@ -148,8 +153,8 @@ class NativeModel:
     ) -> Float32:
         """Run one ragged batch; returns logits [R, V], or the normalised last hidden states [R, D].
 
-        `out` is written and returned when given. Raises ValueError, before anything is computed, for token ids,
-        blocks or rows that do not exist and for block tables that are too short.
+        `out` is written and returned when given. Raises ValueError, before anything is computed,
+        for token ids, blocks or rows that do not exist and for block tables that are too short.
         """
         if out is None:
             width = self.shape.dim if hidden else self.shape.vocab_size

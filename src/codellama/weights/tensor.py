@@ -1,10 +1,11 @@
 """A tensor where it lies: name, shape, storage type and the bytes of a memory map.
 
-The one thing every reader (GGUF, safetensors, .pth) produces and every consumer (native engine, PyTorch, export,
-quantize) takes. Names are Meta's: tok_embeddings.weight, layers.N.attention.{wq,wk,wv,wo}.weight,
-layers.N.feed_forward.{w1,w2,w3}.weight, layers.N.{attention_norm,ffn_norm}.weight, norm.weight, output.weight.
-Rows of wq and wk are in Meta's order (interleaved RoPE pairs). Shapes are row-major: (out, in).
-Does not dequantize (weights/blocks.py does) and does not check values.
+The one thing every reader (GGUF, safetensors, .pth) produces and every consumer (native engine,
+PyTorch, export, quantize) takes. Names are Meta's: tok_embeddings.weight,
+layers.N.attention.{wq,wk,wv,wo}.weight, layers.N.feed_forward.{w1,w2,w3}.weight,
+layers.N.{attention_norm,ffn_norm}.weight, norm.weight, output.weight. Rows of wq and wk are in
+Meta's order (interleaved RoPE pairs). Shapes are row-major: (out, in). Does not dequantize
+(weights/blocks.py does) and does not check values.
 """
 
 from __future__ import annotations
@@ -62,13 +63,15 @@ def row_bytes(type: GGMLType, columns: int) -> int:
     """Bytes of one row. Raises ValueError when `columns` is no multiple of the type's block."""
     elements, size = BLOCK_LAYOUT[type]
     if columns % elements:
-        raise ValueError(f"a row of {columns} does not divide into {type.name} blocks of {elements}")
+        raise ValueError(
+            f"a row of {columns} does not divide into {type.name} blocks of {elements}"
+        )
     return columns // elements * size
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """`data` is a flat uint8 view of length rows × row_bytes(type, columns); usually a memory map, so read it once."""
+    """`data` is a flat uint8 view of rows × row_bytes(type, columns), usually a memory map."""
 
     name: str
     shape: tuple[int, ...]
@@ -86,10 +89,11 @@ class Tensor:
 
 
 def drop_pages(data: Bytes) -> None:
-    """Give the memory map's pages under `data` back to the system; they are read again if touched again.
+    """Give the memory map's pages under `data` back to the system; they are read again if touched
+    again.
 
-    For whoever has copied the bytes elsewhere. Does nothing for bytes that lie in ordinary memory, or where the
-    system has no such call.
+    For whoever has copied the bytes elsewhere. Does nothing for bytes that lie in ordinary
+    memory, or where the system has no such call.
     """
     base: object = data
     while isinstance(base, np.ndarray | memoryview):

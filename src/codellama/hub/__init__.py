@@ -7,7 +7,7 @@ the package index.
 
 names.py what a name is · catalogue.py which we know · lookup.py where it is · store.py, layout.py,
 manifest.py the store · transport.py, download.py HTTP · ollama_registry.py, huggingface.py,
-package_index.py the sources · verbs.py the above.
+package_index.py the sources · resolving.py, verbs.py, describe.py the functions above.
 
 Knows nothing about what is inside a model file. Imports only the standard library; httpx comes in
 with the first pull.
@@ -15,9 +15,16 @@ with the first pull.
 
 from __future__ import annotations
 
-from codellama.hub.describe import ModelInfo, info
-from codellama.hub.layout import ModelEntry, store_dir
-from codellama.hub.verbs import copy, disk_usage, list_models, pull, remove, resolve
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from codellama.hub.places import store_dir
+from codellama.hub.resolving import resolve
+
+if TYPE_CHECKING:
+    from codellama.hub.describe import ModelInfo, info
+    from codellama.hub.layout import ModelEntry
+    from codellama.hub.verbs import copy, disk_usage, list_models, pull, remove
 
 __all__ = [
     "ModelEntry",
@@ -31,3 +38,19 @@ __all__ = [
     "resolve",
     "store_dir",
 ]
+
+_HOME = {
+    "ModelEntry": "layout",
+    "ModelInfo": "describe",
+    "info": "describe",
+    **dict.fromkeys(("copy", "disk_usage", "list_models", "pull", "remove"), "verbs"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the rest when it is first used: `resolve` of a model that is here needs none of it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

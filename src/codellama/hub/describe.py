@@ -17,9 +17,10 @@ from typing import Any
 
 from codellama.hub.catalogue import EMBEDDED
 from codellama.hub.files import read_bounded
-from codellama.hub.layout import Layout, store_dir
+from codellama.hub.layout import Layout
 from codellama.hub.lookup import find
 from codellama.hub.manifest import Layer, Manifest
+from codellama.hub.places import store_dir
 from codellama.hub.store import Store
 
 __all__ = ["ModelInfo", "info"]

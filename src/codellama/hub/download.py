@@ -94,7 +94,7 @@ def download(
             partial.discard()
             raise DownloadError(
                 f"the bytes of {label} are not those promised (sha256 {partial.sha256[:12]}… "
-                f"instead of {sha256[:12]}…): they were thrown away; try again, or tell who runs the server"
+                f"instead of {sha256[:12]}…) and were thrown away: pull again"
             )
         partial.finish()
 

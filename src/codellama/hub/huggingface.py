@@ -127,7 +127,8 @@ def _pull(
             if file.size > _HUGE:
                 raise DownloadError(
                     f"{file.path} is larger than 50 GB, which the hub gives to its own tool only: "
-                    f"run `hf download {name.namespace}/{name.model}`; the model is then read from its cache"
+                    f"run `hf download {name.namespace}/{name.model}`; "
+                    "the model is then read from its cache"
                 )
             layers.append(Layer(kind, f"sha256:{file.sha256}", file.size, title))
         else:
@@ -236,6 +237,7 @@ def _refusal(error: StatusError, name: Name) -> CodeLlamaError:
     if error.status in (401, 403):
         return DownloadError(
             f"{repository} is gated or private: accept its terms at "
-            f"{huggingface_endpoint()}/{repository}, then run `hf auth login` or set HF_TOKEN, and pull again"
+            f"{huggingface_endpoint()}/{repository}, then run `hf auth login` "
+            "or set HF_TOKEN, and pull again"
         )
     return error

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from codellama.errors import NotFoundError, RequestError
 from codellama.hub.files import read_bounded
-from codellama.hub.layout import ModelEntry, cache_home
+from codellama.hub.layout import ModelEntry
 from codellama.hub.names import DEFAULT_TAG, HUGGING_FACE, Name, parse_name
+from codellama.hub.places import cache_home
 from codellama.hub.repository import Selection, quantizations, select_files
 
 __all__ = ["HuggingFaceCache", "huggingface_home", "huggingface_token"]

@@ -18,7 +18,7 @@ from codellama.hub.files import TEMPORARY, read_bounded
 from codellama.hub.manifest import MANIFEST_LIMIT, Layer, Manifest, parse_digest, parse_manifest
 from codellama.hub.names import Name, parse_name
 
-__all__ = ["Layout", "ModelEntry", "ollama_folders", "store_dir"]
+__all__ = ["Layout", "ModelEntry"]
 
 _COLON = "%3A"  # a host's port in a folder name: ':' is not allowed on Windows, '%' not in a host
 
@@ -125,30 +125,6 @@ class Layout:
                 yield ModelEntry(
                     str(name), manifest.size, modified, manifest.format, self.where, manifest.digest
                 )
-
-
-def store_dir() -> Path:
-    """Our own store: $CODELLAMA_MODELS, else `codellama/models` in $XDG_CACHE_HOME or ~/.cache. May
-    not exist yet.
-    """
-    if chosen := os.environ.get("CODELLAMA_MODELS"):
-        return Path(os.path.abspath(os.path.expanduser(chosen)))
-    return cache_home() / "codellama" / "models"
-
-
-def cache_home() -> Path:
-    """$XDG_CACHE_HOME if absolute (its specification ignores it otherwise), else ~/.cache."""
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(chosen) if os.path.isabs(chosen) else Path(os.path.expanduser("~/.cache"))
-
-
-def ollama_folders() -> list[Path]:
-    """Where Ollama keeps models: $OLLAMA_MODELS alone if set, else the user's folder and the Linux
-    service's.
-    """
-    if chosen := os.environ.get("OLLAMA_MODELS"):
-        return [Path(os.path.expanduser(chosen))]
-    return [Path(os.path.expanduser("~/.ollama/models")), Path("/usr/share/ollama/.ollama/models")]
 
 
 def _children(folder: Path) -> list[str]:

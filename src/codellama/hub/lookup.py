@@ -15,14 +15,16 @@ from pathlib import Path
 from codellama.errors import CodeLlamaError, ModelFileError, NotFoundError, RequestError
 from codellama.hub.catalogue import EMBEDDED, RESERVED, canonical, embedded, equivalents, near
 from codellama.hub.huggingface_cache import HuggingFaceCache
-from codellama.hub.layout import Layout, ModelEntry, ollama_folders
+from codellama.hub.layout import Layout, ModelEntry
 from codellama.hub.manifest import Manifest
 from codellama.hub.names import HUGGING_FACE, Name, looks_like_path, parse_name
+from codellama.hub.places import ollama_folders
 from codellama.hub.store import Store
 
 __all__ = ["Found", "entries", "find", "is_loose", "near_names", "ollama_stores"]
 
 _FOLDER_MARKS = ("config.json", "params.json")
+_SHOWN = 300  # characters of a path in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def is_loose(text: str) -> bool:
 
 def near_names(text: str, store: Store) -> str:
     """ " Did you mean …?" with what looks like `text`, or ""."""
-    names = near(text, (entry.name for entry in entries(store)))
+    names = near(text, (entry.name.removesuffix(":latest") for entry in entries(store)))
     return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
@@ -121,7 +123,7 @@ def _find_path(text: str, store: Store) -> Found:
     if is_loose(text) and os.path.isfile(store.root / text):
         embedded_path = store.embedded_path() if text == EMBEDDED.file else None
         return Found(EMBEDDED.name if embedded_path else text, store.where, store.root / text)
-    raise NotFoundError(f"there is no file or folder {text!r}")
+    raise NotFoundError(f"there is no file or folder {text[:_SHOWN]!r}")
 
 
 def _find_in(layout: Layout, name: Name) -> Found | None:

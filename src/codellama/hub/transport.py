@@ -244,7 +244,8 @@ class Transport:
 
 def is_loopback(host: str) -> bool:
     """Whether `host` (with or without a port) is this machine."""
-    bare = host.rsplit(":", 1)[0] if host.count(":") == 1 else host
+    has_port = host.count(":") == 1 or "]:" in host  # else the colons are an IPv6 address's own
+    bare = host.rpartition(":")[0] if has_port else host
     if bare == "localhost" or bare.endswith(".localhost"):
         return True
     try:

@@ -1,8 +1,7 @@
-"""The hub's verbs: resolve, pull, list_models, remove, copy, disk_usage.
+"""The hub's verbs but for `resolve`: pull, list_models, remove, copy, disk_usage.
 
-`resolve` touches no network unless `pull=True`, and for the embedded default it costs one stat: it
-is on the way to the first token. Everything that needs HTTP is imported by `pull` alone. Does not
-open model files: weights/ says whether one can be used.
+Everything that needs HTTP is imported by `pull` alone. Does not open model files: weights/ says
+whether one can be used.
 """
 
 from __future__ import annotations
@@ -12,44 +11,21 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codellama.errors import ModelFileError, NotFoundError, RequestError
+from codellama.errors import NotFoundError, RequestError
 from codellama.hub.catalogue import EMBEDDED, RESERVED, canonical, embedded
 from codellama.hub.files import read_bounded
-from codellama.hub.layout import Layout, ModelEntry, store_dir
+from codellama.hub.layout import Layout, ModelEntry
 from codellama.hub.lookup import entries, find, is_loose, near_names, ollama_stores
 from codellama.hub.manifest import MANIFEST_LIMIT
 from codellama.hub.names import Name, looks_like_path, parse_name
+from codellama.hub.places import store_dir
 from codellama.hub.store import Store
 
 if TYPE_CHECKING:
     from codellama.hub.download import Progress
     from codellama.hub.transport import Transport
 
-__all__ = ["copy", "disk_usage", "list_models", "pull", "remove", "resolve"]
-
-
-def resolve(
-    name_or_path: str | os.PathLike[str], *, pull: bool = False, progress: Progress | None = None
-) -> Path:
-    """The file or folder of a model, for `open_model`.
-
-    Args:
-        name_or_path: a name (`smollm2:135m`, `codellama:7b-code`, `hf.co/ORG/REPO:Q8_0`) or a path.
-        pull: fetch a name that is not here yet. progress: see download.Progress.
-
-    Raises NotFoundError (with the `codellama pull` line, or with near names), ModelFileError
-    (damaged), and with `pull` DownloadError.
-    """
-    text = os.fspath(name_or_path)
-    store = Store(store_dir())
-    if text == EMBEDDED.name and (path := store.embedded_path()):
-        return path
-    try:
-        return find(text, store).path(store)
-    except (NotFoundError, ModelFileError):
-        if not pull or looks_like_path(text) or not _is_name(text):
-            raise
-    return _pull(text, progress)
+__all__ = ["copy", "disk_usage", "list_models", "pull", "remove"]
 
 
 def pull(
@@ -88,9 +64,6 @@ def pull(
     with contextlib.suppress(OSError):
         store.sweep()
     return path
-
-
-_pull = pull  # `resolve` has an argument of that name
 
 
 def list_models() -> list[ModelEntry]:
@@ -224,10 +197,3 @@ def _transport(name: Name, insecure: bool, stall_seconds: float | None) -> Trans
         insecure=insecure or endpoint.startswith("http://"),  # the user's own mirror
         stall_seconds=seconds,
     )
-
-
-def _is_name(text: str) -> bool:
-    with contextlib.suppress(RequestError):
-        parse_name(text)
-        return True
-    return False

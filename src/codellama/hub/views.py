@@ -8,7 +8,6 @@ it is whole or absent.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,8 @@ def make_view(
     Args:
         blob: digest → where the file is. relative: write links that survive moving the whole store.
     """
+    import shutil  # 4 ms, and few models are folders
+
     view = views / manifest.digest.removeprefix("sha256:")
     if view.is_dir():
         return view
@@ -48,6 +49,8 @@ def drop_views(views: Path, doomed: Callable[[str], bool], before: float | None 
     """Delete views whose manifest digest is `doomed`, and unfinished ones; with `before`, only
     those older than that.
     """
+    import shutil
+
     for view in views.glob("*"):
         old = before is None or view.lstat().st_mtime < before
         if old and (view.name.endswith(TEMPORARY) or doomed(f"sha256:{view.name}")):

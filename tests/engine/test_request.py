@@ -1,0 +1,77 @@
+"""Parameters out of range are refused by name; lists become what the engine keeps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codellama.engine.request import Request, SamplingParams
+from codellama.errors import RequestError
+
+BAD = [
+    ("max_tokens", -1),
+    ("max_tokens", 1.5),
+    ("max_tokens", True),
+    ("temperature", -0.1),
+    ("temperature", math.inf),
+    ("temperature", math.nan),
+    ("temperature", "hot"),
+    ("temperature", None),
+    ("top_k", -2),
+    ("top_p", 1.01),
+    ("top_p", -0.1),
+    ("min_p", 2),
+    ("repetition_penalty", 0),
+    ("repeat_last_n", -2),
+    ("presence_penalty", 2.5),
+    ("frequency_penalty", -3),
+    ("seed", "x"),
+    ("seed", 2**64),
+    ("logprobs", 101),
+    ("logprobs", -1),
+    ("max_lines", 0),
+    ("ignore_eos", 1),
+    ("speculate", "yes"),
+    ("stop", 3),
+    ("stop", [""]),
+    ("stop", ["a", 1]),
+    ("stop_ids", "12"),
+    ("stop_ids", [-1]),
+    ("stop_ids", 5),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD)
+def test_a_bad_value_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(RequestError, match=field):
+        SamplingParams(**{field: value})
+
+
+def test_an_unknown_parameter_is_named_with_the_known_ones() -> None:
+    with pytest.raises(RequestError, match=r"'temprature'.*temperature, top_k"):
+        SamplingParams.from_keywords({"temprature": 0.1})
+
+
+def test_lists_are_frozen() -> None:
+    params = SamplingParams(stop=["a", "b"], stop_ids=[3, 4])
+    assert params.stop == ("a", "b")
+    assert params.stop_ids == {3, 4}
+    assert SamplingParams(stop="a").stop == ("a",)
+    assert hash(params) == hash(SamplingParams(stop=("a", "b"), stop_ids={4, 3}))
+
+
+@pytest.mark.parametrize("keywords", [{"n": 0}, {"priority": 1.5}, {"prompt_ids": ()}])
+def test_a_bad_request_is_refused(keywords: dict[str, object]) -> None:
+    with pytest.raises(RequestError):
+        Request(**{"prompt_ids": (1,), **keywords})
+
+
+@given(st.floats(0, 1), st.integers(-1, 10**6), st.floats(0, 100), st.integers(-(2**63), 2**64 - 1))
+def test_every_value_in_range_is_taken(
+    top_p: float, top_k: int, temperature: float, seed: int
+) -> None:
+    params = SamplingParams(top_p=top_p, top_k=top_k, temperature=temperature, seed=seed)
+    assert params.top_p == top_p

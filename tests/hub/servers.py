@@ -190,15 +190,15 @@ def _handler(server: Server) -> Callable[..., BaseHTTPRequestHandler]:
             total = len(resource.data)
             if start is None or start > total or (start and start == total):
                 return self.plain(416, {"Content-Range": f"bytes */{total}"})
-            body = resource.data[start:]
+            off = 1 if fault.kind == "wrong_range" and start else 0
+            body = resource.data[start + off :]
             if fault.kind == "corrupt":
                 flipped = bytearray(body)
                 flipped[min(fault.value, len(body) - 1)] ^= 1
                 body = bytes(flipped)
             self.send_response(206 if start else 200)
             if start:
-                shown = start + 1 if fault.kind == "wrong_range" else start
-                self.send_header("Content-Range", f"bytes {shown}-{total - 1}/{total}")
+                self.send_header("Content-Range", f"bytes {start + off}-{total - 1}/{total}")
             if resource.etag:
                 self.send_header("ETag", resource.etag)
             if fault.kind == "gzip":

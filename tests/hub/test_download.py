@@ -101,6 +101,29 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(
     assert target.read_bytes() == DATA and len(server.seen) == 1
 
 
+def test_patience_is_for_failures_in_a_row_without_progress(server: Server, target: Path) -> None:
+    data = bytes(6 << 20)
+    server.add("/file", data, plan=[Fault("cut", (1 << 20) + 70_000)] * 4)
+    fetch(server, Transport(tries=2, sleep=lambda seconds: None), target, data)
+    assert target.stat().st_size == len(data) and len(server.seen) == 5
+
+
+def test_bytes_are_durable_before_they_get_their_name(
+    server: Server,
+    resource: Resource,
+    transport: Transport,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("fsync"), sync(file))[1])
+    monkeypatch.setattr(os, "replace", lambda *names: (order.append("replace"), rename(*names))[1])
+    fetch(server, transport, target)
+    # The first three are the ETag's file; then the bytes, their name, and the folder that holds it.
+    assert order == ["fsync", "replace", "fsync"] * 2
+
+
 @pytest.mark.parametrize("fault", ["ignore_range", "wrong_range"])
 def test_a_server_that_cannot_continue_starts_over(
     server: Server, resource: Resource, transport: Transport, target: Path, fault: str

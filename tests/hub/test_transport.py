@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import pytest
 
 from codellama.errors import DownloadError
@@ -116,6 +117,31 @@ def test_this_machine_is_known(host: str) -> None:
 )
 def test_other_machines_are_known(host: str) -> None:
     assert not is_loopback(host)
+
+
+def test_plain_http_to_other_machines_is_for_those_who_ask_for_it(
+    server: Server, transport: Transport
+) -> None:
+    server.add("/a", b"x")
+    url = f"{server.url}/a".replace("127.0.0.1", "0.0.0.0")  # reaches this machine, is not loopback
+    with pytest.raises(DownloadError, match="plain http"):
+        get(transport, url)
+    assert get(Transport(insecure=True), url) == b"x"
+
+
+def test_https_is_not_left_for_plain_http(transport: Transport) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(302, headers={"Location": "http://127.0.0.1/a"})
+
+    with transport as client, httpx.Client(transport=httpx.MockTransport(answer)) as fake:
+        client._client, real = fake, client._client
+        with pytest.raises(DownloadError, match="from https to http: refused"):
+            client.get_bytes("https://registry.example/a", limit=10)
+        client._client = real
+    assert asked == ["https://registry.example/a"]
 
 
 def test_metadata_is_bounded(server: Server, transport: Transport) -> None:

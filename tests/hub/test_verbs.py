@@ -14,7 +14,7 @@ import pytest
 
 import codellama.errors
 from codellama import hub
-from codellama.errors import ModelFileError, NotFoundError, RequestError
+from codellama.errors import CodeLlamaError, ModelFileError, NotFoundError, RequestError
 from codellama.hub.catalogue import EMBEDDED
 from codellama.hub.layout import Layout
 from codellama.hub.manifest import build_manifest
@@ -324,3 +324,19 @@ def test_the_public_face_is_complete() -> None:
         assert getattr(hub, name).__module__.startswith("codellama.hub.")
     with pytest.raises(AttributeError):
         hub.nothing  # noqa: B018
+
+
+def test_a_store_that_cannot_be_written_is_one_clear_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(home / "ollama", "m")
+    (home / "file").write_text("")
+    monkeypatch.setenv("CODELLAMA_MODELS", str(home / "file" / "store"))
+    assert hub.resolve("m").exists()
+    for act in (
+        lambda: hub.pull("smollm2:135m"),
+        lambda: hub.copy("m", "b"),
+        lambda: hub.remove("b"),
+    ):
+        with pytest.raises(CodeLlamaError, match="cannot write in"):
+            act()

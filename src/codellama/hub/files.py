@@ -23,6 +23,7 @@ __all__ = [
     "BINARY",
     "PARTIAL",
     "TEMPORARY",
+    "bytes_below",
     "check_room",
     "human",
     "lock",
@@ -52,9 +53,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Put `data` at `path`, whole or not at all, also through a power cut. Makes the folder if need
     be.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{TEMPORARY}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o644)
         try:
             write_all(file, data)
@@ -65,7 +66,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError as error:
         raise disk_error(error, path.parent) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def replace(source: Path, target: Path) -> None:
@@ -122,6 +124,17 @@ def disk_error(error: OSError, folder: Path) -> DownloadError:
     return DownloadError(f"cannot write in {folder}: {error.strerror or error}")
 
 
+def bytes_below(folder: Path) -> int:
+    """What a folder takes on the disk; a file with several links counts once."""
+    files: dict[tuple[int, int], int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                stat = os.lstat(os.path.join(parent, name))
+                files[stat.st_dev, stat.st_ino or len(files)] = stat.st_size
+    return sum(files.values())
+
+
 def human(size: int) -> str:
     """Decimal units, as disks are sold. `human(98_362_432) == '98.4 MB'`."""
     value, unit = float(size), "B"
@@ -139,9 +152,14 @@ def lock(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[None
 
     The lock file stays behind, empty: removing it would let two holders in. The kernel frees the
     lock of a process that dies, so none is ever stale.
+
+    Raises DownloadError where the lock file cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise disk_error(error, path.parent) from error
     try:
         told = False
         while not _try_lock(file):

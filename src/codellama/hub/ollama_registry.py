@@ -66,9 +66,9 @@ def fetch_layers(
 ) -> None:
     """Have every layer, then commit the name; once more if somebody removed a layer in between."""
     wanted = list(manifest.files)
+    store.make_root()
     for _ in range(3):
         missing = {layer.digest: layer.size for layer in wanted if not store.has(layer)}
-        store.root.mkdir(parents=True, exist_ok=True)
         check_room(store.root, sum(missing.values()) - _begun(store, missing))
         for layer in wanted:
             store.ensure_blob(

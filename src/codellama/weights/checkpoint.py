@@ -4,9 +4,9 @@ of wq and wk, the shape of every tensor of a Llama, and the check that a file ho
 Formats themselves are read elsewhere: huggingface.py (config.json and safetensors) and meta.py
 (params.json and consolidated.NN.pth). Works on names, shapes and raw bytes; touches no files.
 
-The permutation, once. RoPE turns pairs of one head's H features. Meta's code, GGUF and this project
-keep the two members of pair i side by side, in rows 2i and 2i + 1 of the head (interleaved); Hugging
-Face's keeps them H/2 apart, in rows i and i + H/2 (half-split). So per head
+The permutation, once. RoPE turns pairs of one head's H features. Meta's code, GGUF and this
+project keep the two members of pair i side by side, in rows 2i and 2i + 1 of the head
+(interleaved); Hugging Face's keeps them H/2 apart, in rows i and i + H/2 (half-split). So per head
 
     meta[2i + j] = hf[i + j·H/2]      i in 0 … H/2 − 1, j in {0, 1}
 
@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 from codellama.errors import ModelFileError
 from codellama.model.config import ModelConfig
-from codellama.weights.tensor import Bytes
+from codellama.weights.tensor import Bytes, GGMLType, Tensor
 
 __all__ = [
-    "check_shapes",
+    "Checkpoint",
+    "Layout",
+    "check_layouts",
     "expected_shapes",
     "heads_of",
     "hf_name",
@@ -34,6 +36,30 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
+
+
+class Layout(NamedTuple):
+    """How a tensor is stored, known without touching its data."""
+
+    shape: Shape
+    type: GGMLType
+
+
+class Checkpoint(Protocol):
+    """What every format is read into; weights.load.ModelFile stands on it.
+
+    `layouts` and `tensor` speak Meta's names; `metadata` holds GGUF-style keys as far as the format
+    knows them.
+    """
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def metadata(self) -> dict[str, Any]: ...
+    @property
+    def layouts(self) -> Mapping[str, Layout]: ...
+    def tensor(self, name: str) -> Tensor: ...
+
 
 _TOP = {
     "tok_embeddings.weight": "model.embed_tokens.weight",
@@ -77,7 +103,7 @@ def meta_name(hf: str) -> str | None:
 
 
 def heads_of(name: str, config: ModelConfig) -> int | None:
-    """Heads of a tensor whose rows RoPE pairs up (wq and wk), by Meta's name; None for all others."""
+    """Heads of a tensor whose rows RoPE pairs up (wq and wk, Meta's names); None for others."""
     if name.endswith("attention.wq.weight"):
         return config.n_heads
     if name.endswith("attention.wk.weight"):
@@ -123,7 +149,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, Shape]:
     return shapes
 
 
-def check_shapes(found: Mapping[str, Shape], config: ModelConfig, where: object) -> None:
+def check_layouts(found: Mapping[str, Layout], config: ModelConfig, where: object) -> None:
     """Hold a file's tensors against its configuration; `where` names the file in errors.
 
     Raises:
@@ -134,9 +160,9 @@ def check_shapes(found: Mapping[str, Shape], config: ModelConfig, where: object)
     for name, shape in expected.items():
         if name not in found:
             raise ModelFileError(f"{where}: the tensor {name} is missing: the file is incomplete")
-        if found[name] != shape:
+        if found[name].shape != shape:
             raise ModelFileError(
-                f"{where}: {name} has the shape {_times(found[name])}, its configuration "
+                f"{where}: {name} has the shape {_times(found[name].shape)}, its configuration "
                 f"says {_times(shape)}" + _vocabulary_hint(name)
             )
     if extra := found.keys() - expected.keys():

@@ -15,7 +15,7 @@ Source of the opcodes: pickletools of the standard library; of the globals: torc
 
 from __future__ import annotations
 
-import pickletools
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +24,10 @@ from codellama.errors import ModelFileError
 
 __all__ = ["Storage", "TensorRecord", "read_state_dict"]
 
-_SIZE_LIMIT = 4 << 20  # a shard of the 70B model has 0.2 MB of pickle; one opcode can take 100 bytes
-_STRING_LIMIT = 1 << 12
+_SIZE_LIMIT = (
+    4 << 20
+)  # a shard of the 70B model has 0.2 MB of pickle; one opcode can take 100 bytes
+_LONGEST_INT = 8  # bytes
 _MAX_DIMENSIONS = 8
 
 _ELEMENT_BYTES = {
@@ -75,11 +77,14 @@ class _Global:
     kind: str
 
 
-_GLOBALS: dict[str, _Global] = {
-    "collections OrderedDict": _Global("OrderedDict"),
-    "torch._utils _rebuild_tensor_v2": _Global("_rebuild_tensor_v2"),
-    "torch._utils _rebuild_parameter": _Global("_rebuild_parameter"),
-    **{f"torch {kind}": _Global(kind) for kind in _ELEMENT_BYTES},
+_GLOBALS: dict[tuple[str, str], _Global] = {
+    (module, kind): _Global(kind)
+    for module, kind in (
+        ("collections", "OrderedDict"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch._utils", "_rebuild_parameter"),
+        *(("torch", kind) for kind in _ELEMENT_BYTES),
+    )
 }
 
 
@@ -92,7 +97,7 @@ def read_state_dict(data: bytes) -> dict[str, TensorRecord]:
     """
     if len(data) > _SIZE_LIMIT:
         raise ModelFileError(f"its pickle of {len(data):,} bytes is larger than any checkpoint's")
-    result = _Machine().run(data)
+    result = _Machine(data).run()
     if not isinstance(result, dict):
         raise ModelFileError("its pickle holds no dictionary of tensors")
     return {name: value for name, value in result.items() if isinstance(value, TensorRecord)}
@@ -103,22 +108,59 @@ class _Machine:
     descriptions above; a dict's keys are strings.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, program: bytes) -> None:
+        self._program = program
+        self._position = 0
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
-    def run(self, data: bytes) -> Any:
+    def run(self) -> Any:
         try:
-            for opcode, argument, _ in pickletools.genops(data):
-                if opcode.name == "STOP":
-                    return self.pop()
-                action = _ACTIONS.get(opcode.name)
+            while (opcode := self.take(1)) != b".":
+                action = _ACTIONS.get(opcode)
                 if action is None:
-                    raise ModelFileError(f"its pickle uses {opcode.name}, which weights never need")
-                action(self, argument)
-        except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
+                    raise ModelFileError(
+                        f"its pickle uses {_opcode_name(opcode)}, which weights never need"
+                    )
+                action(self)
+            return self.pop()
+        except (ValueError, IndexError, KeyError, MemoryError) as error:
             raise ModelFileError(f"its pickle is damaged ({type(error).__name__})") from None
-        raise ModelFileError("its pickle is damaged (no end)")
+
+    # The program
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes of the program."""
+        taken = self._program[self._position : self._position + size]
+        if len(taken) < size:
+            raise ValueError
+        self._position += size
+        return taken
+
+    def unsigned(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def signed(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little", signed=True)
+
+    def long(self) -> int:
+        size = self.unsigned(1)
+        if size > _LONGEST_INT:
+            raise ValueError
+        return self.signed(size)
+
+    def real(self) -> float:
+        value: float = struct.unpack(">d", self.take(8))[0]
+        return value
+
+    def text(self, size: int) -> str:
+        return self.take(size).decode("utf-8")
+
+    def line(self) -> str:
+        end = self._program.index(b"\n", self._position)
+        text = self.text(end - self._position)
+        self._position = end + 1
+        return text
 
     # The stack
 
@@ -137,16 +179,6 @@ class _Machine:
             items.append(value)
         return items[::-1]
 
-    def text(self, value: str) -> None:
-        if len(value) > _STRING_LIMIT:
-            raise ValueError
-        self.push(value)
-
-    def number(self, value: int) -> None:
-        if abs(value) >= 1 << 63:
-            raise ValueError
-        self.push(value)
-
     def remember(self, index: int | None) -> None:
         top = self._stack[-1]
         if top is _MARK:
@@ -158,11 +190,8 @@ class _Machine:
 
     # Containers
 
-    def make_tuple(self, size: int | None) -> None:
-        if size is None:
-            self.push(tuple(self.pop_to_mark()))
-        else:
-            self.push(tuple([self.pop() for _ in range(size)][::-1]))
+    def make_tuple(self, size: int) -> None:
+        self.push(tuple([self.pop() for _ in range(size)][::-1]))
 
     def append(self, items: list[Any]) -> None:
         target = self._stack[-1]
@@ -181,20 +210,15 @@ class _Machine:
 
     # What in another machine would run code
 
-    def find_global(self, name: str) -> None:
-        if name not in _GLOBALS:
-            forbidden = name.replace(" ", ".", 1)[:100]
-            raise ModelFileError(
-                f"its pickle asks for {forbidden!r}: weights never do; the file may be malicious "
-                "and was not run"
-            )
-        self.push(_GLOBALS[name])
-
-    def find_stack_global(self) -> None:
-        name, module = self.pop(), self.pop()
-        if not isinstance(name, str) or not isinstance(module, str):
+    def find_global(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError
-        self.find_global(f"{module} {name}")
+        if (module, name) not in _GLOBALS:
+            raise ModelFileError(
+                f"its pickle asks for {f'{module}.{name}'[:100]!r}: weights never do; the file may "
+                "be malicious and was not run"
+            )
+        self.push(_GLOBALS[module, name])
 
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
@@ -264,39 +288,50 @@ _MAKERS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "_rebuild_parameter": _parameter,
 }
 
-_ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": lambda machine, _: None,
-    "FRAME": lambda machine, _: None,
-    "MARK": lambda machine, _: machine.push(_MARK),
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
-    "BININT": _Machine.number,
-    "BININT1": _Machine.number,
-    "BININT2": _Machine.number,
-    "LONG1": _Machine.number,
-    "BINFLOAT": _Machine.push,
-    "BINUNICODE": _Machine.text,
-    "SHORT_BINUNICODE": _Machine.text,
-    "BINPUT": _Machine.remember,
-    "LONG_BINPUT": _Machine.remember,
-    "MEMOIZE": _Machine.remember,
-    "BINGET": _Machine.recall,
-    "LONG_BINGET": _Machine.recall,
-    "EMPTY_TUPLE": lambda machine, _: machine.make_tuple(0),
-    "TUPLE1": lambda machine, _: machine.make_tuple(1),
-    "TUPLE2": lambda machine, _: machine.make_tuple(2),
-    "TUPLE3": lambda machine, _: machine.make_tuple(3),
-    "TUPLE": lambda machine, _: machine.make_tuple(None),
-    "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "APPEND": lambda machine, _: machine.append([machine.pop()]),
-    "APPENDS": lambda machine, _: machine.append(machine.pop_to_mark()),
-    "SETITEM": lambda machine, _: machine.set_items([machine.pop(), machine.pop()][::-1]),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
-    "GLOBAL": _Machine.find_global,
-    "STACK_GLOBAL": lambda machine, _: machine.find_stack_global(),
-    "REDUCE": lambda machine, _: machine.reduce(),
-    "BUILD": lambda machine, _: machine.build(),
-    "BINPERSID": lambda machine, _: machine.load_storage(),
+_ACTIONS: dict[bytes, Callable[[_Machine], None]] = {
+    b"\x80": lambda m: _ignore(m.take(1)),  # PROTO
+    b"\x95": lambda m: _ignore(m.take(8)),  # FRAME
+    b"(": lambda m: m.push(_MARK),
+    b"N": lambda m: m.push(None),
+    b"\x88": lambda m: m.push(True),
+    b"\x89": lambda m: m.push(False),
+    b"K": lambda m: m.push(m.unsigned(1)),  # BININT1
+    b"M": lambda m: m.push(m.unsigned(2)),  # BININT2
+    b"J": lambda m: m.push(m.signed(4)),  # BININT
+    b"\x8a": lambda m: m.push(m.long()),  # LONG1
+    b"G": lambda m: m.push(m.real()),  # BINFLOAT
+    b"X": lambda m: m.push(m.text(m.unsigned(4))),  # BINUNICODE
+    b"\x8c": lambda m: m.push(m.text(m.unsigned(1))),  # SHORT_BINUNICODE
+    b"q": lambda m: m.remember(m.unsigned(1)),  # BINPUT
+    b"r": lambda m: m.remember(m.unsigned(4)),  # LONG_BINPUT
+    b"\x94": lambda m: m.remember(None),  # MEMOIZE
+    b"h": lambda m: m.recall(m.unsigned(1)),  # BINGET
+    b"j": lambda m: m.recall(m.unsigned(4)),  # LONG_BINGET
+    b")": lambda m: m.push(()),
+    b"\x85": lambda m: m.make_tuple(1),
+    b"\x86": lambda m: m.make_tuple(2),
+    b"\x87": lambda m: m.make_tuple(3),
+    b"t": lambda m: m.push(tuple(m.pop_to_mark())),
+    b"]": lambda m: m.push([]),
+    b"}": lambda m: m.push({}),
+    b"a": lambda m: m.append([m.pop()]),
+    b"e": lambda m: m.append(m.pop_to_mark()),
+    b"s": lambda m: m.set_items([m.pop(), m.pop()][::-1]),
+    b"u": lambda m: m.set_items(m.pop_to_mark()),
+    b"c": lambda m: m.find_global(m.line(), m.line()),  # GLOBAL
+    b"\x93": lambda m: m.find_global(*[m.pop(), m.pop()][::-1]),  # STACK_GLOBAL
+    b"R": lambda m: m.reduce(),
+    b"b": lambda m: m.build(),
+    b"Q": lambda m: m.load_storage(),  # BINPERSID
 }
+
+
+def _ignore(_: bytes) -> None:
+    """The protocol's number and the length of a frame say nothing that the opcodes do not."""
+
+
+def _opcode_name(opcode: bytes) -> str:
+    import pickletools
+
+    names = {known.code: known.name for known in pickletools.opcodes}
+    return names.get(opcode.decode("latin-1"), f"the unknown opcode {opcode!r}")

@@ -11,6 +11,7 @@ Source: PKWARE APPNOTE 6.3.10, sections 4.3 and 4.5.3; caffe2/serialize/inline_c
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class TorchFile:
         return STORAGE_TYPES[kind]
 
     def data(self, name: str) -> Bytes:
-        """A tensor's bytes, in place. Raises ModelFileError if it has gaps or leaves its storage."""
+        """A tensor's bytes, in place. Raises ModelFileError for gaps, or outside its storage."""
         record = self.records[name]
         member = self._members.get(record.storage.key)
         size = record.storage.element_bytes
@@ -101,7 +102,9 @@ def read_torch_file(path: Path) -> TorchFile:
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from None
     start = folder + "data/"
-    storages = {name[len(start) :]: data for name, data in members.items() if name.startswith(start)}
+    storages = {
+        name[len(start) :]: data for name, data in members.items() if name.startswith(start)
+    }
     return TorchFile(path, records, storages)
 
 
@@ -125,7 +128,7 @@ class _Archive:
             found[name] = self._file[begin : begin + size]
             ranges.append((begin, begin + size))
         ranges.sort()
-        if any(a_end > b for (_, a_end), (b, _) in zip(ranges, ranges[1:], strict=False)):
+        if any(a_end > b for (_, a_end), (b, _) in itertools.pairwise(ranges)):
             raise self._damaged("members overlap")
         return found
 
@@ -139,8 +142,8 @@ class _Archive:
                 f"{self._path}: no zip archive, so no PyTorch checkpoint; or its end is missing"
             )
         _, _, _, _, count, size, offset, _ = _END.unpack_from(tail, at)
-        locator = self._range(tail_start + at - _END64_LOCATOR.size, _END64_LOCATOR.size)
         if _UNKNOWN_32 in (size, offset) or count == _UNKNOWN_16:
+            locator = self._range(tail_start + at - _END64_LOCATOR.size, _END64_LOCATOR.size)
             magic, _, end_offset, _ = _END64_LOCATOR.unpack(locator)
             end = _END64.unpack(self._range(end_offset, _END64.size))
             if magic != b"PK\x06\x07" or end[0] != b"PK\x06\x06":
@@ -169,7 +172,7 @@ class _Archive:
         return name, self._data_offset(offset, size), size, after
 
     def _wide(self, extra: bytes, fields: list[int]) -> list[int]:
-        """Fill in 64-bit sizes and offset from the zip64 extra field where the 32-bit ones gave up."""
+        """Take 64-bit values from the zip64 extra field for those that 32 bits could not hold."""
         while len(extra) >= 4 and _UNKNOWN_32 in fields:
             kind, length = struct.unpack_from("<2H", extra)
             body, extra = extra[4 : 4 + length], extra[4 + length :]

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import prod
 from typing import Any, Literal, NamedTuple, Protocol
 
 from codellama.errors import ModelFileError
 from codellama.model.config import ModelConfig
-from codellama.weights.tensor import Bytes, GGMLType, Tensor
+from codellama.weights.tensor import Bytes, GGMLType, Tensor, row_bytes
 
 __all__ = [
     "Checkpoint",
@@ -43,6 +44,10 @@ class Layout(NamedTuple):
 
     shape: Shape
     type: GGMLType
+
+    @property
+    def n_bytes(self) -> int:
+        return prod(self.shape[:-1]) * row_bytes(self.type, self.shape[-1])
 
 
 class Checkpoint(Protocol):

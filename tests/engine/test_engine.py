@@ -156,6 +156,18 @@ def test_speculation_saves_steps_and_changes_nothing() -> None:
     assert fast.accepted > 100 and plain.drafted == 0
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_speculation_sees_the_tokens_it_has_just_accepted(seed: int) -> None:
+    """Penalties change with every accepted token: here they end loops that a draft goes on with."""
+    logits = random_logits(8, memory=1)
+    each = request(
+        [seed, 1, 2], max_tokens=120, frequency_penalty=0.5, repeat_last_n=20, speculate=True
+    )
+    output = Engine(FakeRunner(vocab_size=8, logits=logits)).generate([each])[0]
+    assert list(output.ids) == alone(logits, each)
+    assert 0 < output.accepted < output.drafted
+
+
 def test_speculation_gives_up_where_it_does_not_pay() -> None:
     runner = FakeRunner(vocab_size=64, context=256)
     prompt = [int(t) for t in np.random.default_rng(0).integers(0, 4, 60)]  # many false matches

@@ -90,6 +90,14 @@ def test_the_oldest_leaf_is_evicted_first() -> None:
     assert len(pool.match(recent, 32)) == 1, "its leaf went, its root stayed"
 
 
+def test_blocks_without_a_prefix_are_taken_before_kept_ones() -> None:
+    pool = pool_of(3)
+    pool.release(fill(pool, [1] * 32))
+    pool.release(pool.allocate(1))  # partial: worth nothing to others
+    pool.allocate(1)
+    assert pool.published == 2
+
+
 def test_without_caching_nothing_is_published() -> None:
     pool = pool_of(4, caching=False)
     pool.release(fill(pool, list(range(32))))

@@ -75,6 +75,14 @@ def test_top_tokens_are_sorted_with_equal_ones_by_id(logits_V: Logits, k: int) -
     assert top_tokens(logits_V, k).tolist() == want
 
 
+def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
+    """Four equal tokens: a half is two of them, a little more is three."""
+    logits_V = np.ones(4, np.float32)
+    for top_p, kept in ((0.5, 2), (0.51, 3), (0.0, 1), (0.25, 1)):
+        ids_C, _weights_C = candidates(logits_V, SamplingParams(temperature=1.0, top_p=top_p), 0)
+        assert ids_C is not None and ids_C.tolist() == list(range(kept))
+
+
 def test_top_tokens_of_a_long_row() -> None:
     logits_V = row(size=49_152)
     for k in (1, 5, 40, 300, 1000):

@@ -120,6 +120,14 @@ def test_nothing_is_pre_empted_in_vain() -> None:
     assert scheduler.preemptions == 0
 
 
+def test_running_sequences_keep_a_block_in_reserve() -> None:
+    scheduler = scheduler_of(n_blocks=4)
+    scheduler.submit(1, [1] * 30, limit=64)
+    run(scheduler, scheduler.schedule())
+    scheduler.submit(2, [2] * 30, limit=40)  # its two blocks are free, but 1 will soon need one
+    assert shape(scheduler.schedule()) == [(1, 1)]
+
+
 def test_a_low_priority_waits_for_a_bounded_time() -> None:
     scheduler = scheduler_of(n_blocks=4)
     scheduler.submit(0, [5] * 40, limit=44, priority=-1)

@@ -133,7 +133,8 @@ class Scheduler:
                 "a queue is out of order"
             )
         for sequence in self.waiting:
-            assert not sequence.blocks and not sequence.computed, "a waiting sequence holds blocks"
+            held = len(sequence.blocks), sequence.computed, sequence.published
+            assert held == (0, 0, 0), "a waiting sequence holds blocks"
         for sequence in self.running:
             assert sequence.blocks, "a running sequence holds no blocks"
             sequence.check()

@@ -1,0 +1,101 @@
+"""Token ids → text as it may be shown: whole characters, and never a part of a stop string.
+
+Knows a tokenizer's bytes and the stop strings of one answer; knows no engine. Whoever drives it
+stops generating when `stopped` becomes true. Token ids that end an answer (EOS, EOT) are the
+caller's.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+__all__ = ["TextStream"]
+
+
+class Pieces(Protocol):
+    def piece(self, token: int) -> bytes: ...
+
+
+class TextStream:
+    """Text of one answer.
+
+    What is pushed and then finished, joined, is the decoded text up to the first stop string or
+    up to `max_lines` lines, whichever comes first, however the text was cut into tokens. Bytes
+    that are no UTF-8 become U+FFFD once it is certain that no later byte mends them. The first
+    bytes, as many as `skip` has, are left out: a healed prompt makes the answer repeat them.
+
+    >>> stream = TextStream(tokenizer, stop=["\\ndef"])        # doctest: +SKIP
+    >>> print(stream.push(id), end="")                         # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        tokenizer: Pieces,
+        stop: Sequence[str] = (),
+        max_lines: int | None = None,
+        *,
+        skip: bytes = b"",
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(s for s in stop if s)
+        self._max_lines = max_lines
+        self._lines = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self._skip = len(skip)
+        self.stopped = False
+        self.stop_reason: Literal["stop_string", "max_lines"] | None = None
+
+    def push(self, token: int) -> str:
+        """Text that the token makes safe to show."""
+        if self.stopped:
+            return ""
+        text = self._tokenizer.piece(token)
+        skipped = min(self._skip, len(text))
+        self._skip -= skipped
+        return self._release(self._decoder.decode(text[skipped:]), final=False)
+
+    def finish(self) -> str:
+        """The text still held back, when no more tokens come."""
+        if self.stopped:
+            return ""
+        return self._release(self._decoder.decode(b"", final=True), final=True)
+
+    def _release(self, new: str, *, final: bool) -> str:
+        text = self._held + new
+        end, reason = self._first_stop(text)
+        if end is not None:
+            self.stopped, self.stop_reason, self._held = True, reason, ""
+            return text[:end]
+        keep = 0 if final else self._possible_stop(text)
+        shown = text[: len(text) - keep]
+        self._held = text[len(text) - keep :]
+        self._lines += shown.count("\n")
+        return shown
+
+    def _first_stop(
+        self, text: str
+    ) -> tuple[int | None, Literal["stop_string", "max_lines"] | None]:
+        found = [at for at in (text.find(s) for s in self._stop) if at >= 0]
+        first = min(found, default=None)
+        if self._max_lines is not None:
+            at = -1
+            for _ in range(self._max_lines - self._lines):
+                at = text.find("\n", at + 1)
+                if at < 0:
+                    break
+            if at >= 0 and (first is None or at < first):
+                return at, "max_lines"
+        return first, None if first is None else "stop_string"
+
+    def _possible_stop(self, text: str) -> int:
+        """Length of the longest ending of `text` with which some stop string begins."""
+        longest = 0
+        for stop in self._stop:
+            for n in range(min(len(stop) - 1, len(text)), longest, -1):
+                if text.endswith(stop[:n]):
+                    longest = n
+                    break
+        return longest

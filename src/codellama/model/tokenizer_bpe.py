@@ -1,0 +1,118 @@
+"""Byte-level BPE (GPT-2's scheme: SmolLM2, StarCoder, …) through the `tokenizers` library.
+
+Control tokens are left out of what the library may produce, so that text cannot become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from codellama.errors import ModelFileError
+from codellama.model.tokenizer_base import InfillIds, Tokenizer
+
+__all__ = ["ByteLevelTokenizer"]
+
+_CONTROL = 3
+# Digits one by one, then GPT-2's own splitting.
+_SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
+_PLAIN = ("gpt-2", "gpt2", "default", "")
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_FIM_PIECES = (
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+)
+
+
+@cache
+def _byte_of() -> dict[str, int]:
+    """GPT-2's printable stand-ins: the 188 printable Latin-1 bytes are themselves, the rest follow from U+0100."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(b): b for b in printable}
+    rest = [b for b in range(256) if b not in printable]
+    return table | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
+class ByteLevelTokenizer(Tokenizer):
+    def __init__(
+        self,
+        pieces: Sequence[str],
+        merges: Sequence[str],
+        types: Sequence[int],
+        *,
+        pre: str,
+        bos_id: int | None,
+        eos_id: int | None,
+        add_bos: bool = False,
+        infill: InfillIds | None = None,
+    ) -> None:
+        self.kind = "gpt2"
+        self.pieces = list(pieces)
+        self.types = list(types)
+        self.bos_id, self.eos_id, self.add_bos = bos_id, eos_id, add_bos
+        self.special = {p: i for i, p in enumerate(self.pieces) if self.types[i] in (_CONTROL, 4)}
+        self.infill = infill or self._find_infill()
+        self.pre = pre
+        self.merges = list(merges)
+        self._library = _build(self.pieces, self.merges, pre)
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> ByteLevelTokenizer:
+        pieces = metadata["tokenizer.ggml.tokens"]
+        fim = [metadata.get(f"tokenizer.ggml.fim_{k}_token_id") for k in ("pre", "suf", "mid")]
+        eot = metadata.get("tokenizer.ggml.fim_eot_token_id",
+        metadata.get("tokenizer.ggml.eos_token_id")) return cls(
+            pieces,
+            metadata.get("tokenizer.ggml.merges", []),
+            metadata.get("tokenizer.ggml.token_type", [1] * len(pieces)),
+            pre=str(metadata.get("tokenizer.ggml.pre", "default")),
+            bos_id=metadata.get("tokenizer.ggml.bos_token_id"),
+            eos_id=metadata.get("tokenizer.ggml.eos_token_id"),
+            add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", False)),
+            infill=InfillIds(*fim, eot) if None not in fim and eot is not None else None,
+        )
+
+    def _find_infill(self) -> InfillIds | None:
+        for names in _FIM_PIECES:
+            ids = [self.special.get(n) for n in names]
+            if None not in ids and self.eos_id is not None:
+                return InfillIds(*ids, self.eos_id)  # type: ignore[arg-type]
+        return None
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._library.encode(text, add_special_tokens=False).ids)
+
+    def encode_infilling(self, text: str) -> list[int]:
+        return self.encode(text)
+
+    def piece(self, token: int) -> bytes:
+        if self.types[token] == _CONTROL:
+            return b""
+        table = _byte_of()
+        return bytes(table[c] for c in self.pieces[token] if c in table)
+
+
+def _build(pieces: Sequence[str], merges: Sequence[str], pre: str) -> Any:
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
+
+    steps: list[PreTokenizer]
+    if pre in _PLAIN:
+        steps = [ByteLevel(add_prefix_space=False)]
+    elif pre in _SINGLE_DIGITS:
+        steps = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    elif pre == "llama-bpe":
+        steps = [Split(Regex(_LLAMA3), "isolated"), ByteLevel(add_prefix_space=False,
+        use_regex=False)]
+    else:
+        known = ", ".join([*_PLAIN[:3], *_SINGLE_DIGITS, "llama-bpe"])
+        raise ModelFileError(f"pre-tokenizer {pre!r} is not supported; known: {known}")
+    pairs = [tuple(m.split(" ", 1)) for m in merges]
+    library = Tokenizer(BPE({p: i for i, p in enumerate(pieces)}, pairs))
+    library.pre_tokenizer = Sequence(steps)
+    return library

@@ -6,6 +6,7 @@ exactly, so that every storage type can be compared bit for bit.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,6 +99,77 @@ def write_hf(
     model = model.to(getattr(torch, dtype)).eval()
     model.save_pretrained(folder, **save)
     return model
+
+
+def write_sentencepiece(folder: Path, vocab_size: int, *, infills: bool = False) -> Path:
+    """A tokenizer.model of Llama's kind: BPE with byte fallback, split digits and a dummy prefix;
+    with Code Llama's 16 extra pieces among the `vocab_size` if it shall infill.
+    """
+    import textwrap
+
+    import sentencepiece
+
+    from codellama.model.tokenizer_spm import model_proto
+
+    lines = [line for line in Path(textwrap.__file__).read_text().splitlines() if line.strip()]
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, model_type="bpe", byte_fallback=True,
+        vocab_size=vocab_size - 16 * infills, split_digits=True, minloglevel=2,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, num_threads=1,
+    )  # fmt: skip
+    proto = model.getvalue()
+    if infills:
+        library = sentencepiece.SentencePieceProcessor(model_proto=proto)
+        ids = range(library.vocab_size())
+        pieces = [library.id_to_piece(i) for i in ids] + CODE_LLAMA_PIECES
+        scores = [library.get_score(i) for i in ids] + [-31740.0 - i for i in range(16)]
+        types = [2, 3, 3] + [6] * 256 + [1] * (len(pieces) - 259)
+        proto = model_proto(pieces, scores, types, dummy_prefix=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.model").write_bytes(proto)
+    return folder
+
+
+CODE_LLAMA_PIECES = [
+    "▁<SU", "▁<SUF", "▁<PRE", "▁<M", "▁<MID", "▁<E", "▁<EOT", "▁<PRE>", "▁<SUF>", "▁<MID>",
+    *("▁" + "<EOT>" * n for n in range(1, 7)),
+]  # fmt: skip
+"""Ids 32000 to 32015 of Code Llama's vocabulary."""
+
+
+def write_byte_level(folder: Path, vocab_size: int) -> Path:
+    """tokenizer.json and tokenizer_config.json of SmolLM2's kind: byte-level BPE, single digits."""
+    import textwrap
+
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    library = Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        show_progress=False,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    library.train_from_iterator([Path(textwrap.__file__).read_text()], trainer)
+    assert library.get_vocab_size() == vocab_size
+    folder.mkdir(parents=True, exist_ok=True)
+    library.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "chat_template": "{{ messages[0].content }}",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
 
 
 def as_float32(tensor: Any) -> Array:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from codellama.errors import ModelFileError
 from codellama.model.config import ModelConfig, RopeScaling
 from codellama.weights.numbers import Numbers
@@ -129,11 +131,16 @@ def hf_from_config(
         "num_hidden_layers": config.n_layers,
         "num_key_value_heads": config.n_kv_heads,
         "pretraining_tp": 1,
-        "rms_norm_eps": config.norm_eps,
+        "rms_norm_eps": _shortest(config.norm_eps),
         "rope_scaling": scaling,
-        "rope_theta": config.rope_theta,
+        "rope_theta": _shortest(config.rope_theta),
         "tie_word_embeddings": config.tied,
         "torch_dtype": dtype,
         "use_cache": True,
         "vocab_size": config.vocab_size,
     }
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal of the same float32: GGUF keeps 1e-05 as 9.999999747378752e-06."""
+    return float(str(np.float32(value))) if value == np.float32(value) else value

@@ -1,0 +1,168 @@
+"""The tokenizer's files of a Hugging Face folder, from whatever the model came with.
+
+A Hugging Face source's files are copied. Otherwise tokenizer.json is built with the `tokenizers`
+library so that AutoTokenizer gives the ids that our own tokenizer gives, with control tokens as
+Hugging Face's special tokens; a SentencePiece vocabulary also gets its tokenizer.model.
+
+Merges of a SentencePiece vocabulary are not stored anywhere: its scores order them. Every way to
+join two pieces into a third is a merge, the better the higher the third one's score; that gives
+SentencePiece's own segmentation (as in transformers, convert_slow_tokenizer.py, generate_merges).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codellama.model.tokenizer_base import SENTINELS, Tokenizer
+from codellama.model.tokenizer_bpe import ByteLevelTokenizer
+from codellama.model.tokenizer_bpe import _build as build_library
+from codellama.model.tokenizer_spm import SentencePieceTokenizer, model_proto
+from codellama.weights.files import read_bounded, synced_write
+
+if TYPE_CHECKING:
+    from codellama.weights.load import ModelFile
+
+__all__ = ["merges_of", "write_tokenizer"]
+
+_COPIED = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+)  # fmt: skip
+_NORMAL, _UNKNOWN, _CONTROL, _USER = 1, 2, 3, 4
+
+
+def write_tokenizer(src: ModelFile, folder: Path) -> Tokenizer:
+    """Write the tokenizer's files into `folder`; returns the tokenizer.
+
+    Raises:
+        ModelFileError: the model has no tokenizer, or one that does not fit its weights.
+    """
+    tokenizer = src.tokenizer()
+    if src.format == "safetensors":
+        for name in _COPIED:
+            if (src.path / name).is_file():
+                synced_write(folder / name, read_bounded(src.path / name))
+        return tokenizer
+    original = src.path / "tokenizer.model"
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        proto = read_bounded(original) if src.format == "meta" else _proto(tokenizer)
+        synced_write(folder / "tokenizer.model", proto)
+    synced_write(folder / "tokenizer.json", _library(tokenizer).to_str(pretty=True).encode())
+    _write_json(folder / "tokenizer_config.json", _config(src, tokenizer))
+    _write_json(folder / "special_tokens_map.json", _special_map(tokenizer))
+    return tokenizer
+
+
+def _proto(tokenizer: SentencePieceTokenizer) -> bytes:
+    prefix = tokenizer.dummy_prefix
+    return model_proto(tokenizer.pieces, tokenizer.scores, tokenizer.types, dummy_prefix=prefix)
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    synced_write(path, json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n")
+
+
+def _config(src: ModelFile, tokenizer: Tokenizer) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": tokenizer.add_bos,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": src.config.context,
+        **_special_map(tokenizer),
+    }
+    if src.chat_template:
+        document["chat_template"] = src.chat_template
+    return document
+
+
+def _special_map(tokenizer: Tokenizer) -> dict[str, Any]:
+    named = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
+    unknown = (piece for piece, type in _typed(tokenizer) if type == _UNKNOWN)
+    document = {key: tokenizer.pieces[id] for key, id in named.items() if id is not None}
+    if (piece := next(unknown, None)) is not None:
+        document["unk_token"] = piece
+    return document
+
+
+def _typed(tokenizer: Tokenizer) -> list[tuple[str, int]]:
+    return list(zip(tokenizer.pieces, tokenizer.types, strict=True))
+
+
+def _library(tokenizer: Tokenizer) -> Any:
+    """A tokenizers.Tokenizer that encodes as `tokenizer` does."""
+    from tokenizers import AddedToken
+
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        library = _sentencepiece_library(tokenizer)
+    else:
+        assert isinstance(tokenizer, ByteLevelTokenizer)
+        library = _byte_level_library(tokenizer)
+    # The way to a sentinel (▁<SU, ▁<SUF, …) is control for us, so that text cannot take it; to
+    # Hugging Face's users only the sentinels themselves are special.
+    steps = _sentinel_steps(tokenizer)
+    for piece, type in _typed(tokenizer):
+        if type in (_UNKNOWN, _CONTROL) and piece not in steps:
+            library.add_special_tokens([AddedToken(piece, special=True, normalized=False)])
+        elif type == _USER:
+            library.add_tokens([AddedToken(piece, normalized=False)])
+    if tokenizer.add_bos and tokenizer.bos_id is not None:
+        library.post_processor = _begin_with(tokenizer.pieces[tokenizer.bos_id], tokenizer.bos_id)
+    return library
+
+
+def _sentinel_steps(tokenizer: Tokenizer) -> set[str]:
+    """Pieces that only serve to build the sentinels from their letters, and their repetitions."""
+    steps = {s[:n] for s in SENTINELS for n in range(2, len(s))}
+    return steps | {SENTINELS[3] + "<EOT>" * n for n in range(1, 6)}
+
+
+def _begin_with(piece: str, id: int) -> Any:
+    from tokenizers.processors import TemplateProcessing
+
+    return TemplateProcessing(
+        single=f"{piece} $A", pair=f"{piece} $A {piece}:1 $B:1", special_tokens=[(piece, id)]
+    )
+
+
+def _byte_level_library(tokenizer: ByteLevelTokenizer) -> Any:
+    from tokenizers.decoders import ByteLevel
+
+    library = build_library(tokenizer.pieces, tokenizer.merges, tokenizer.pre)
+    library.decoder = ByteLevel()
+    return library
+
+
+def _sentencepiece_library(tokenizer: SentencePieceTokenizer) -> Any:
+    from tokenizers import Tokenizer as Library
+    from tokenizers import decoders
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import Metaspace
+
+    unknown = next((p for p, type in _typed(tokenizer) if type == _UNKNOWN), None)
+    vocab = {piece: id for id, piece in enumerate(tokenizer.pieces)}
+    library = Library(
+        BPE(vocab, merges_of(tokenizer), unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    )
+    scheme = "first" if tokenizer.dummy_prefix else "never"
+    library.pre_tokenizer = Metaspace("▁", prepend_scheme=scheme, split=False)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if tokenizer.dummy_prefix:
+        steps.append(decoders.Strip(" ", 1, 0))
+    library.decoder = decoders.Sequence(steps)
+    return library
+
+
+def merges_of(tokenizer: SentencePieceTokenizer) -> list[tuple[str, str]]:
+    """Every pair of pieces that joins into a third, best score of the third first."""
+    normal = {piece for piece, type in _typed(tokenizer) if type == _NORMAL}
+    score = dict(zip(tokenizer.pieces, tokenizer.scores, strict=True))
+    ordered = sorted((p for p in tokenizer.pieces if p in normal), key=lambda piece: -score[piece])
+    return [
+        (piece[:cut], piece[cut:])
+        for piece in ordered
+        for cut in range(1, len(piece))
+        if piece[:cut] in normal and piece[cut:] in normal
+    ]

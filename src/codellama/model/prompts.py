@@ -100,13 +100,12 @@ def chat(
 
 
 def _inst(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """[INST] turns; a system message is merged into the first user turn (reference: chat_completion)."""
+    """[INST] turns; a system message goes into the first user turn (ref. chat_completion)."""
     turns = [dict(m) for m in messages]
     for turn in turns:
         tag = next((t for t in _FORBIDDEN if t in turn["content"]), None)
         if tag is not None:
-            raise RequestError(f"the tag {tag} is not allowed in a message: it is part of the
-            format")
+            raise RequestError(f"the tag {tag} is part of the format: it may not be in a message")
     if turns[0]["role"] == "system":
         if len(turns) == 1:
             raise RequestError("a system message alone asks nothing: add a user message")
@@ -128,7 +127,7 @@ def _inst(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
 
 
 def _source_destination(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
-    """The 70B-Instruct format (reference: dialog_prompt_tokens); every segment is encoded on its own."""
+    """The 70B-Instruct format (ref. dialog_prompt_tokens); each segment is encoded alone."""
     step = tokenizer.token_id("<step>")
     assert step is not None
     turns = list(messages)

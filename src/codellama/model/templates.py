@@ -41,13 +41,14 @@ def render_template(
             return _encode(tokenizer, marked, variant)
     special = tokenizer.special_pattern()
     if any(special.search(c) for c in contents):
-        raise RequestError("a message contains the text of a special token, which this template
-        cannot keep apart")
+        raise RequestError(
+            "a message contains the text of a special token, which this template cannot keep apart"
+        )
     return _encode(tokenizer, plain, [])
 
 
 def _encode(tokenizer: Tokenizer, marked: str, contents: Sequence[str]) -> list[int]:
-    """Special tokens only where the template itself wrote them; all text between two of them is encoded as one."""
+    """Special tokens only where the template wrote them; the text between two is one piece."""
     ids: list[int] = []
     text = ""
     special = tokenizer.special_pattern()

@@ -28,8 +28,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """Raises ModelFileError when the vocabulary is missing or of an unknown kind."""
     kind = metadata.get("tokenizer.ggml.model")
     if "tokenizer.ggml.tokens" not in metadata:
-        raise ModelFileError("the file holds no vocabulary (tokenizer.ggml.tokens): fetch a
-        complete one")
+        raise ModelFileError("the file holds no vocabulary (tokenizer.ggml.tokens)")
     if kind == "llama":
         return SentencePieceTokenizer.from_gguf(metadata)
     if kind == "gpt2":

@@ -31,7 +31,7 @@ class InfillIds:
 
 
 class Tokenizer(ABC):
-    """A vocabulary. `piece(id)` gives the raw bytes of one token; ids joined as bytes are the text."""
+    """A vocabulary; the bytes of ids' pieces, joined, are their text."""
 
     kind: str  # "llama" (SentencePiece) or "gpt2" (byte-level BPE), GGUF's words
     pieces: Sequence[str]
@@ -67,7 +67,7 @@ class Tokenizer(ABC):
         return "" if token is None else self.pieces[token]
 
     def special_pattern(self) -> re.Pattern[str]:
-        """Matches the text of any special token, as one group; never matches where there is none."""
+        """Matches the text of any special token, as one group."""
         longest_first = sorted(self.special, key=len, reverse=True)
         return re.compile("(" + ("|".join(map(re.escape, longest_first)) or r"(?!)") + ")")
 
@@ -76,13 +76,13 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_infilling(self, text: str) -> list[int]:
-        """`text` without SentencePiece's implicit leading space (the reference's encode("☺" + s)[2:])."""
+        """Ids of `text` without SentencePiece's implicit leading space."""
 
     @abstractmethod
     def piece(self, token: int) -> bytes: ...
 
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
-        """Ids of `text`, none of them special. Raises RequestError for text that is not valid Unicode."""
+        """Ids of `text`, none of them special. Raises RequestError for lone surrogates."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError:

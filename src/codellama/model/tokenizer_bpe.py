@@ -30,11 +30,19 @@ _FIM_PIECES = (
 
 @cache
 def _byte_of() -> dict[str, int]:
-    """GPT-2's printable stand-ins: the 188 printable Latin-1 bytes are themselves, the rest follow from U+0100."""
+    """GPT-2's stand-ins: 188 printable bytes are themselves, the rest follow from U+0100."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(b): b for b in printable}
     rest = [b for b in range(256) if b not in printable]
     return table | {chr(256 + i): b for i, b in enumerate(rest)}
+
+
+def _infill_ids(
+    pre: int | None, suf: int | None, mid: int | None, eot: int | None
+) -> InfillIds | None:
+    if pre is None or suf is None or mid is None or eot is None:
+        return None
+    return InfillIds(pre, suf, mid, eot)
 
 
 class ByteLevelTokenizer(Tokenizer):
@@ -63,24 +71,27 @@ class ByteLevelTokenizer(Tokenizer):
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> ByteLevelTokenizer:
         pieces = metadata["tokenizer.ggml.tokens"]
-        fim = [metadata.get(f"tokenizer.ggml.fim_{k}_token_id") for k in ("pre", "suf", "mid")]
-        eot = metadata.get("tokenizer.ggml.fim_eot_token_id",
-        metadata.get("tokenizer.ggml.eos_token_id")) return cls(
+        pre, suf, mid = (
+            metadata.get(f"tokenizer.ggml.fim_{key}_token_id") for key in ("pre", "suf", "mid")
+        )
+        eos = metadata.get("tokenizer.ggml.eos_token_id")
+        eot = metadata.get("tokenizer.ggml.eot_token_id", eos)
+        return cls(
             pieces,
             metadata.get("tokenizer.ggml.merges", []),
             metadata.get("tokenizer.ggml.token_type", [1] * len(pieces)),
             pre=str(metadata.get("tokenizer.ggml.pre", "default")),
             bos_id=metadata.get("tokenizer.ggml.bos_token_id"),
-            eos_id=metadata.get("tokenizer.ggml.eos_token_id"),
+            eos_id=eos,
             add_bos=bool(metadata.get("tokenizer.ggml.add_bos_token", False)),
-            infill=InfillIds(*fim, eot) if None not in fim and eot is not None else None,
+            infill=_infill_ids(pre, suf, mid, eot),
         )
 
     def _find_infill(self) -> InfillIds | None:
         for names in _FIM_PIECES:
-            ids = [self.special.get(n) for n in names]
-            if None not in ids and self.eos_id is not None:
-                return InfillIds(*ids, self.eos_id)  # type: ignore[arg-type]
+            found = _infill_ids(*(self.special.get(name) for name in names), self.eos_id)
+            if found is not None:
+                return found
         return None
 
     def _encode(self, text: str) -> list[int]:
@@ -107,12 +118,14 @@ def _build(pieces: Sequence[str], merges: Sequence[str], pre: str) -> Any:
     elif pre in _SINGLE_DIGITS:
         steps = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
     elif pre == "llama-bpe":
-        steps = [Split(Regex(_LLAMA3), "isolated"), ByteLevel(add_prefix_space=False,
-        use_regex=False)]
+        steps = [
+            Split(Regex(_LLAMA3), "isolated"),
+            ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     else:
         known = ", ".join([*_PLAIN[:3], *_SINGLE_DIGITS, "llama-bpe"])
         raise ModelFileError(f"pre-tokenizer {pre!r} is not supported; known: {known}")
-    pairs = [tuple(m.split(" ", 1)) for m in merges]
+    pairs = [(left, right) for left, _, right in (m.partition(" ") for m in merges)]
     library = Tokenizer(BPE({p: i for i, p in enumerate(pieces)}, pairs))
     library.pre_tokenizer = Sequence(steps)
     return library

@@ -28,16 +28,17 @@ def tokenizer_from_file(folder: Path) -> Tokenizer:
     model, library = folder / "tokenizer.model", folder / "tokenizer.json"
     for path in (model, library):
         if path.is_file() and path.stat().st_size > _LARGEST:
-            raise ModelFileError(f"{path.name} has {path.stat().st_size} bytes: that is no
-            tokenizer")
-    config = _json(folder / "tokenizer_config.json") if (folder /
-    "tokenizer_config.json").is_file() else {}
+            size = path.stat().st_size
+            raise ModelFileError(f"{path.name} has {size} bytes: that is no tokenizer")
+    settings = folder / "tokenizer_config.json"
+    config = _json(settings) if settings.is_file() else {}
     if model.is_file():
         return _sentencepiece(model, config)
     if library.is_file():
         return _library(library, config)
-    raise ModelFileError(f"{folder}: neither tokenizer.model nor tokenizer.json is here: fetch one
-    beside the weights")
+    raise ModelFileError(
+        f"{folder}: neither tokenizer.model nor tokenizer.json is here: fetch one of them"
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -82,8 +83,9 @@ def _library(path: Path, config: Mapping[str, Any]) -> Tokenizer:
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         raise ModelFileError(f"{path.name} holds no BPE vocabulary")
     ids: dict[int, str] = {int(i): str(p) for p, i in model["vocab"].items()}
-    added = {int(t["id"]): t for t in file.get("added_tokens", []) if isinstance(t, dict) and "id"
-    in t} ids |= {i: str(t.get("content", "")) for i, t in added.items()}
+    tokens = [t for t in file.get("added_tokens", []) if isinstance(t, dict) and "id" in t]
+    added = {int(t["id"]): t for t in tokens}
+    ids |= {i: str(t.get("content", "")) for i, t in added.items()}
     if sorted(ids) != list(range(len(ids))):
         raise ModelFileError(f"{path.name}: the ids of its {len(ids)} tokens have gaps")
     pieces = [ids[i] for i in range(len(ids))]
@@ -91,19 +93,24 @@ def _library(path: Path, config: Mapping[str, Any]) -> Tokenizer:
     names = {p: i for i, p in enumerate(pieces)}
     bos, eos = (names.get(_token_text(config.get(k))) for k in ("bos_token", "eos_token"))
     if model.get("byte_fallback"):
-        kinds = [_kind(i, p, special, model.get("unk_token")) for i, p in enumerate(pieces)]
         return SentencePieceTokenizer(
-            pieces, [-float(i) for i in range(len(pieces))], kinds,
+            pieces,
+            [-float(i) for i in range(len(pieces))],
+            [_kind(i, p, special, model.get("unk_token")) for i, p in enumerate(pieces)],
             bos_id=bos if bos is not None else names.get("<s>"),
             eos_id=eos if eos is not None else names.get("</s>"),
             add_bos=bool(config.get("add_bos_token", True)),
-        )  # fmt: skip
-    merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges", [])]
-    kinds = [_CONTROL if i in special else _USER if i in added else _NORMAL for i in
-    range(len(pieces))] return ByteLevelTokenizer(
-        pieces, merges, kinds, pre=_pre(file.get("pre_tokenizer")), bos_id=bos, eos_id=eos,
+        )
+    kinds = dict.fromkeys(added, _USER) | dict.fromkeys(special, _CONTROL)
+    return ByteLevelTokenizer(
+        pieces,
+        [m if isinstance(m, str) else " ".join(m) for m in model.get("merges", [])],
+        [kinds.get(i, _NORMAL) for i in range(len(pieces))],
+        pre=_pre(file.get("pre_tokenizer")),
+        bos_id=bos,
+        eos_id=eos,
         add_bos=bool(config.get("add_bos_token", False)),
-    )  # fmt: skip
+    )
 
 
 def _kind(index: int, piece: str, special: set[int], unknown: object) -> int:

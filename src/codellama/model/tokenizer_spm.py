@@ -57,7 +57,7 @@ def model_proto(
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Pieces, scores and types of a vocabulary; types as in GGUF and SentencePiece (1 normal … 6 byte)."""
+    """A vocabulary as pieces, scores and types."""
 
     def __init__(
         self,
@@ -76,11 +76,12 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos_id, self.eos_id, self.add_bos = bos_id, eos_id, add_bos
         self.dummy_prefix = dummy_prefix
         ids = {piece: i for i, piece in enumerate(self.pieces)}
-        sentinels = [ids.get(s) for s in SENTINELS]
-        self.infill = InfillIds(*sentinels) if None not in sentinels else None  # type:
-        ignore[arg-type] self.types = list(types) if self.infill is not None:  # the merge steps
-        towards the sentinels, too
-            for i in range(min(ids["▁<SU"], self.infill.pre), len(self.pieces)):
+        self.types = list(types)
+        self.infill = None
+        if all(name in ids for name in SENTINELS):
+            self.infill = InfillIds(*(ids[name] for name in SENTINELS))
+            # The merge steps towards the sentinels, too: they begin with the first one's.
+            for i in range(min(ids.get("▁<SU", self.infill.pre), self.infill.pre), len(ids)):
                 self.types[i] = _CONTROL
         if "<step>" in ids:
             self.types[ids["<step>"]] = _CONTROL

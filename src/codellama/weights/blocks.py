@@ -151,7 +151,8 @@ def _q8_0(b: Bytes) -> Float32:
 
 
 def _codes(scaled: Float32, rounding: float, largest: int) -> Bytes:
-    return np.trunc(scaled + np.float32(rounding)).clip(0, largest).astype(np.uint8)
+    codes: Bytes = np.trunc(scaled + np.float32(rounding)).clip(0, largest).astype(np.uint8)
+    return codes
 
 
 def _signed_scale(x: Float32, levels: int) -> Float32:
@@ -161,7 +162,7 @@ def _signed_scale(x: Float32, levels: int) -> Float32:
 
 
 def _pack_nibbles(codes: Bytes) -> Bytes:
-    return (codes[:, :16] & 0x0F) | codes[:, 16:] << 4
+    return np.asarray((codes[:, :16] & 0x0F) | codes[:, 16:] << 4, np.uint8)
 
 
 def _pack_bits(codes: Bytes) -> Bytes:

@@ -53,18 +53,19 @@ def reciprocal(x: Float32) -> Float32:
 def _pairs(codes: Bytes) -> Bytes:
     """64 bytes of bit pairs → [blocks, 8, 32] codes."""
     halves_ = codes.reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
-    return (halves_ & 3).reshape(-1, 8, 32)
+    return np.asarray(halves_ & 3, np.uint8).reshape(-1, 8, 32)
 
 
 def _nibbles(codes: Bytes) -> Bytes:
     """128 bytes → [blocks, 8, 32] codes, low nibbles of each 32 bytes first."""
     both = codes.reshape(-1, 4, 1, 32) >> np.array([0, 4], np.uint8).reshape(1, 1, 2, 1)
-    return (both & 15).reshape(-1, 8, 32)
+    return np.asarray(both & 15, np.uint8).reshape(-1, 8, 32)
 
 
 def _plane(bits: Bytes) -> Bytes:
     """32 bytes → [blocks, 8, 32]: bit s of byte i is value i of group s."""
-    return bits.reshape(-1, 1, 32) >> np.arange(8, dtype=np.uint8).reshape(1, 8, 1) & 1
+    shifts = np.arange(8, dtype=np.uint8).reshape(1, 8, 1)
+    return np.asarray(bits.reshape(-1, 1, 32) >> shifts & 1, np.uint8)
 
 
 def _scales_k4(packed: Bytes) -> tuple[Bytes, Bytes]:
@@ -88,9 +89,10 @@ def _q3_k(b: Bytes) -> Float32:
     shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 4, 1)
     high = (packed[:, None, 8:12] >> shifts & 3).reshape(-1, 16)
     scales = (low | high << 4).astype(np.int8) - np.int8(32)
-    codes = _pairs(b[:, 32:96]).astype(np.int8) + (_plane(b[:, :32]) << 2).astype(np.int8) -
-    np.int8(4) d = halves(b, 108) * scales.astype(_F) return d[:, :, None] * codes.reshape(-1, 16,
-    16).astype(_F)
+    codes = (_pairs(b[:, 32:96]) | _plane(b[:, :32]) << 2).astype(np.int8) - np.int8(4)
+    d = halves(b, 108) * scales.astype(_F)
+    values: Float32 = d[:, :, None] * codes.reshape(-1, 16, 16).astype(_F)
+    return values
 
 
 def _with_minima(b: Bytes, codes: Bytes) -> Float32:
@@ -105,7 +107,8 @@ def _q4_k(b: Bytes) -> Float32:
 
 
 def _q5_k(b: Bytes) -> Float32:
-    return _with_minima(b, _nibbles(b[:, 48:176]) | _plane(b[:, 16:48]) << 4)
+    codes = np.asarray(_nibbles(b[:, 48:176]) | _plane(b[:, 16:48]) << 4, np.uint8)
+    return _with_minima(b, codes)
 
 
 def _q6_k(b: Bytes) -> Float32:
@@ -177,7 +180,7 @@ def _encode_k4(x: Float32, out: Bytes, levels: int, first: float, steps: int) ->
 
 def _pack_nibbles(codes: Bytes) -> Bytes:
     pairs = codes.reshape(-1, 4, 2, 32) & 15
-    return (pairs[:, :, 0] | pairs[:, :, 1] << 4).reshape(-1, 128)
+    return np.asarray(pairs[:, :, 0] | pairs[:, :, 1] << 4, np.uint8).reshape(-1, 128)
 
 
 def _to_q4_k(x: Float32, out: Bytes) -> None:

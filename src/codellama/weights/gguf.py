@@ -1,4 +1,4 @@
-"""GGUF, one face: reading (gguf_read.py), what the metadata mean (gguf_config.py), writing (gguf_write.py)."""
+"""GGUF, one face: reading (gguf_read.py), meaning (gguf_config.py), writing (gguf_write.py)."""
 
 from __future__ import annotations
 

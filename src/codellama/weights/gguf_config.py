@@ -28,12 +28,16 @@ _LAYER = {
     "attn_norm": "attention_norm",
     "ffn_norm": "ffn_norm",
 }
-_TOP = {"token_embd": "tok_embeddings", "output_norm": "norm", "output": "output", "rope_freqs":
-"rope_freqs"}
+_TOP = {
+    "token_embd": "tok_embeddings",
+    "output_norm": "norm",
+    "output": "output",
+    "rope_freqs": "rope_freqs",
+}
 
 
 def meta_name(name: str) -> str:
-    """blk.0.attn_q.weight → layers.0.attention.wq.weight. Raises KeyError for a tensor that no Llama has."""
+    """blk.0.attn_q.weight → layers.0.attention.wq.weight; KeyError for what no Llama has."""
     parts = name.split(".")
     if parts[0] == "blk" and len(parts) == 4:
         return f"layers.{int(parts[1])}.{_LAYER[parts[2]]}.weight"
@@ -52,13 +56,12 @@ def gguf_name(name: str) -> str:
 def _number(metadata: Mapping[str, Value], key: str, default: float | None = None) -> float:
     value = metadata.get(key, default)
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ModelFileError(f"the file's metadata lack {key}: convert it again with a current
-        converter")
+        raise ModelFileError(f"the file's metadata lack {key}: convert it again")
     return value
 
 
 def config_from_gguf(metadata: Mapping[str, Value], tensors: Mapping[str, Tensor]) -> ModelConfig:
-    """Raises ModelFileError for another architecture, missing keys, and shapes that contradict them."""
+    """Raises ModelFileError for another architecture, missing and contradictory keys."""
     architecture = metadata.get("general.architecture")
     if architecture not in KNOWN_ARCHITECTURES:
         known = ", ".join(KNOWN_ARCHITECTURES)
@@ -68,8 +71,7 @@ def config_from_gguf(metadata: Mapping[str, Value], tensors: Mapping[str, Tensor
         raise ModelFileError(f"RoPE scaling {scaling!r} is not supported; known: none, linear")
     embeddings = tensors.get("token_embd.weight")
     if embeddings is None:
-        raise ModelFileError("token_embd.weight is missing: this file holds no model, or only a
-        part of one")
+        raise ModelFileError("token_embd.weight is missing: this file holds no whole model")
     heads = int(_number(metadata, "llama.attention.head_count"))
     dim = int(_number(metadata, "llama.embedding_length"))
     try:

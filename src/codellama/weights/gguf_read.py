@@ -11,20 +11,22 @@ import mmap
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from codellama.errors import ModelFileError
-from codellama.weights.tensor import BLOCK_LAYOUT, Bytes, GGMLType, Tensor, row_bytes
+from codellama.weights.tensor import BLOCK_LAYOUT, GGMLType, Tensor, row_bytes
 
 __all__ = ["GGUFFile", "Value", "read_gguf"]
 
 Value = int | float | bool | str | Sequence["Value"]
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12:
-"d"} _STRING, _ARRAY = 8, 9 _MAX_DIMS = 4
+_SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_MAX_DIMS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,7 @@ class _Cursor:
         self.data, self.name, self.at, self.size = data, name, 0, len(data)
 
     def fail(self, what: str) -> ModelFileError:
-        return ModelFileError(f"{self.name}: {what}: the file is damaged or no GGUF file; fetch it
-        again")
+        return ModelFileError(f"{self.name}: {what}: damaged, or no GGUF file; fetch it again")
 
     def take(self, n: int) -> int:
         if n > self.size - self.at:
@@ -54,6 +55,7 @@ class _Cursor:
 
     def scalar(self, code: str) -> int | float | bool:
         size = struct.calcsize("<" + code)
+        value: int | float | bool
         (value,) = struct.unpack_from("<" + code, self.data, self.take(size))
         return value
 
@@ -112,7 +114,7 @@ class _Cursor:
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Header and mapped tensors of one file. Raises ModelFileError in one line for anything but a sound GGUF v2 or v3."""
+    """Header and mapped tensors; ModelFileError for anything but a sound GGUF v2 or v3."""
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -150,7 +152,7 @@ def read_gguf(path: Path) -> GGUFFile:
         spans.append((begin, begin + size, name))
         tensors[name] = Tensor(name, shape, kind, view[begin : begin + size])
     spans.sort()
-    for (_, end, first), (begin, _, second) in zip(spans, spans[1:], strict=False):
+    for (_, end, first), (begin, _, second) in pairwise(spans):
         if begin < end:
             raise cursor.fail(f"tensors {first} and {second} overlap")
     return GGUFFile(version, alignment, metadata, tensors)
@@ -167,8 +169,9 @@ def _info(cursor: _Cursor) -> tuple[str, tuple[int, ...], GGMLType, int]:
         kind = GGMLType(number)
     except ValueError:
         known = ", ".join(t.name for t in GGMLType)
-        raise ModelFileError(f"{cursor.name}: tensor {name} has storage type {number}; known are
-        {known}") from None
+        raise ModelFileError(
+            f"{cursor.name}: tensor {name} has storage type {number}; known are {known}"
+        ) from None
     if any(d == 0 or d > cursor.size * 256 for d in dims) or dims[0] % BLOCK_LAYOUT[kind][0]:
         raise cursor.fail(f"tensor {name} has impossible dimensions {dims}")
     return name, tuple(reversed(dims)), kind, offset

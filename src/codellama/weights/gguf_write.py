@@ -94,8 +94,9 @@ def _write(
             if progress is not None:
                 progress(done, total)
         if file.tell() - start != tensor.n_bytes:
-            raise ModelFileError(f"{tensor.name}: {file.tell() - start} bytes, {tensor.n_bytes}
-            announced")
+            raise ModelFileError(
+                f"{tensor.name}: {file.tell() - start} bytes, {tensor.n_bytes} announced"
+            )
     file.write(bytes(-file.tell() % _ALIGNMENT))
 
 
@@ -110,8 +111,11 @@ def _pack(key: str, value: Value) -> tuple[int, bytes]:
     if isinstance(value, bool):
         return 7, struct.pack("<?", value)
     if isinstance(value, int):
-        return (4, struct.pack("<I", value)) if 0 <= value < 1 << 32 else (11, struct.pack("<q",
-        value))
+        return (
+            (4, struct.pack("<I", value))
+            if 0 <= value < 1 << 32
+            else (11, struct.pack("<q", value))
+        )
     if isinstance(value, float):
         return 6, struct.pack("<f", value)
     if isinstance(value, str):

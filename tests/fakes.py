@@ -11,10 +11,12 @@ that function of the true history: the oracle.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from codellama.engine.runner import BLOCK_SIZE, Batch, Logits
+from codellama.model.tokenizer_base import InfillIds, Tokenizer
 
 EMPTY = -1
 LogitsOf = Callable[[list[int]], Logits]
@@ -134,44 +136,36 @@ class FakeRunner:
         return tokens
 
 
-class ByteTokenizer:
-    """model.tokenizer.Tokenizer over bytes: ids 0–255 are bytes, then BOS, EOS, the infilling
-    sentinels, and words.
+class ByteTokenizer(Tokenizer):
+    """Ids 0–255 are bytes, then special tokens, then `words`: tokens of several bytes.
 
-    `words` are multi-byte tokens (longest match first), so that prompts can end inside one.
+    The longest word wins, so a text cut inside one is encoded otherwise than the whole.
     """
 
+    kind = "gpt2"
+    add_bos = True
+    special: ClassVar = {"<s>": 256, "</s>": 257, "<|im_start|>": 258, "<|im_end|>": 259}
+    bos_id = 256
+    eos_id = 257
+    FIRST_WORD = 264
+
     def __init__(self, words: Sequence[str] = (), *, infills: bool = True) -> None:
-        self.words = {word.encode(): 262 + i for i, word in enumerate(words)}
-        self.bos_id: int | None = 256
-        self.eos_id: int | None = 257
-        self.add_bos = True
-        self.infills = infills
-        self.vocab_size = 262 + len(words)
-        self._pieces = [bytes([i]) for i in range(256)] + [b""] * 6 + list(self.words)
-        self._longest = sorted(self.words, key=len, reverse=True)
+        self.infill = InfillIds(260, 261, 262, 263) if infills else None
+        self._bytes = [bytes([i]) for i in range(256)] + [b""] * 8 + [w.encode() for w in words]
+        self.pieces = [str(text) for text in self._bytes]
+        self.types = [1] * 256 + [3] * 8 + [1] * len(words)
+        self._words = sorted(enumerate(self._bytes[self.FIRST_WORD :]), key=lambda w: -len(w[1]))
 
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        return frozenset({257, 261})
-
-    def encode(self, text: str, *, bos: bool = False) -> list[int]:
-        raw, ids, at = text.encode(), [256] if bos else [], 0
-        while at < len(raw):
-            word = next(
-                (word for word in self._longest if raw.startswith(word, at)), raw[at : at + 1]
-            )
-            ids.append(self.words.get(word, raw[at]))
-            at += len(word)
+    def _encode(self, text: str) -> list[int]:
+        raw, ids = text.encode(), []
+        while raw:
+            word = next((i for i, word in self._words if raw.startswith(word)), None)
+            ids.append(raw[0] if word is None else self.FIRST_WORD + word)
+            raw = raw[len(self._bytes[ids[-1]]) :]
         return ids
 
-    encode_infilling = encode
+    def encode_infilling(self, text: str) -> list[int]:
+        return self._encode(text)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return b"".join(map(self.piece, ids)).decode(errors="replace")
-
-    def piece(self, id: int) -> bytes:
-        return self._pieces[id]
-
-    def token_id(self, piece: str) -> int | None:
-        return {"<s>": 256, "</s>": 257}.get(piece)
+    def piece(self, token: int) -> bytes:
+        return self._bytes[token]

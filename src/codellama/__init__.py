@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from codellama.api import CodeLlama, Completion, Usage
+    from codellama.api import CodeLlama, Completion, TextIterator, Usage
     from codellama.engine.request import SamplingParams, TokenLogprob
     from codellama.errors import (
         CodeLlamaError,
@@ -40,6 +40,7 @@ __all__ = [
     "NotFoundError",
     "RequestError",
     "SamplingParams",
+    "TextIterator",
     "TokenLogprob",
     "Usage",
     "__version__",
@@ -48,6 +49,7 @@ __all__ = [
 _HOMES = {
     "CodeLlama": "codellama.api",
     "Completion": "codellama.api",
+    "TextIterator": "codellama.api",
     "Usage": "codellama.api",
     "SamplingParams": "codellama.engine.request",
     "TokenLogprob": "codellama.engine.request",

@@ -293,9 +293,8 @@ class Engine:
     ) -> list[TokenEvent]:
         events = live.end_event(index, reason, stop_id=stop_id, error=error)
         sequence = live.samples[index].sequence
-        if events and not (
-            sequence.forks and live.open
-        ):  # else other samples still need this prompt
+        others_need_it = sequence.forks and live.open  # the prompt, not yet computed
+        if events and not others_need_it:
             self._scheduler.finish(sequence)
         if not live.open:
             self._live.pop(live.id, None)

@@ -1,0 +1,117 @@
+"""A name or path becomes the parts of a CodeLlama: runner, tokenizer, config, chat template.
+
+The one place that joins hub, weights, model and engine. Sizes are settled before anything is
+loaded; PyTorch is imported only for a device that needs it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codellama.errors import RequestError
+from codellama.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from codellama.engine.runner import Runner
+    from codellama.model.tokenizer import Tokenizer
+    from codellama.weights.load import ModelFile
+
+__all__ = ["Parts", "open_parts", "serving_context"]
+
+DEFAULT_CONTEXT = 16_384
+"""What Code Llama was trained on: 8.6 GB of cache for the 7B. Longer ones are served when asked."""
+
+LONGEST_CONTEXT = 100_000
+"""To where Code Llama's positions extrapolate (paper, section 3.3), with RoPE's base at 1e6."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a CodeLlama is made of."""
+
+    runner: Runner
+    tokenizer: Tokenizer
+    config: ModelConfig
+    chat_template: str | None
+
+
+def open_parts(
+    name_or_path: str | os.PathLike[str],
+    *,
+    context: int | None,
+    threads: int | None,
+    device: str,
+    isa: str | None,
+    progress: Progress | None,
+) -> Parts:
+    """See CodeLlama.load."""
+    from codellama.hub import resolve
+    from codellama.weights.load import check_memory, open_model
+
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise RequestError(f"threads is {threads!r}: it must be an integer from 1 up")
+    model_file = open_model(resolve(name_or_path))
+    length = serving_context(model_file.config, context)
+    device = pick_device(device)
+    if device == "cpu":
+        check_memory(model_file, length)
+    tokenizer = model_file.tokenizer()
+    runner = _runner(model_file, length, device, threads, isa, progress)
+    return Parts(runner, tokenizer, model_file.config, model_file.chat_template)
+
+
+def _runner(
+    model_file: ModelFile,
+    context: int,
+    device: str,
+    threads: int | None,
+    isa: str | None,
+    progress: Progress | None,
+) -> Runner:
+    if device == "cpu":
+        from codellama.engine.native_runner import NativeRunner
+
+        return NativeRunner(
+            model_file, context=context, threads=threads, isa=isa, progress=progress
+        )
+    from codellama.engine.torch_runner import TorchRunner
+
+    return TorchRunner(model_file, context=context, device=device.removesuffix("-torch"))
+
+
+def serving_context(config: ModelConfig, wanted: int | None) -> int:
+    """Tokens to serve: as wanted, else the model's own, at most 16,384.
+
+    Raises:
+        RequestError: longer than the model's positions reach.
+    """
+    if wanted is None:
+        return min(config.context, DEFAULT_CONTEXT)
+    reach = max(config.context, LONGEST_CONTEXT if config.rope_theta >= 1e6 else 0)
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= reach:
+        raise RequestError(f"context is {wanted!r}: {config.name} serves from 1 to {reach} tokens")
+    return wanted
+
+
+def pick_device(device: str) -> str:
+    """What "auto" means here. The driver is looked for first: importing PyTorch takes seconds."""
+    if device == "auto":
+        return "cuda" if Path("/proc/driver/nvidia").exists() and _has_cuda() else "cpu"
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cpu-torch", "cuda", "mps"):
+        raise RequestError(f"device is {device!r}: it must be auto, cpu, cpu-torch, cuda or mps")
+    return device
+
+
+def _has_cuda() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()

@@ -37,7 +37,7 @@ def render_template(
     marked = render([{**m, "content": _MARK.format(i)} for i, m in enumerate(messages)])
     plain = render([dict(m) for m in messages])
     for variant in (contents, [c.strip() for c in contents]):
-        if _MARKED.sub(lambda m: variant[int(m[1])], marked) == plain:
+        if _filled(marked, variant) == plain:
             return _encode(tokenizer, marked, variant)
     special = tokenizer.special_pattern()
     if any(special.search(c) for c in contents):
@@ -45,6 +45,10 @@ def render_template(
             "a message contains the text of a special token, which this template cannot keep apart"
         )
     return _encode(tokenizer, plain, [])
+
+
+def _filled(marked: str, contents: Sequence[str]) -> str:
+    return _MARKED.sub(lambda match: contents[int(match[1])], marked)
 
 
 def _encode(tokenizer: Tokenizer, marked: str, contents: Sequence[str]) -> list[int]:

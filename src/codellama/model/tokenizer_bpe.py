@@ -89,7 +89,8 @@ class ByteLevelTokenizer(Tokenizer):
 
     def _find_infill(self) -> InfillIds | None:
         for names in _FIM_PIECES:
-            found = _infill_ids(*(self.special.get(name) for name in names), self.eos_id)
+            pre, suf, mid = (self.special.get(name) for name in names)
+            found = _infill_ids(pre, suf, mid, self.eos_id)
             if found is not None:
                 return found
         return None

@@ -25,7 +25,7 @@ from codellama.model.config import ModelConfig
 from codellama.weights.checkpoint import Checkpoint, Layout, check_layouts
 from codellama.weights.detect import Format, find_weights
 from codellama.weights.file_types import DEFAULT_TYPE, file_type_name
-from codellama.weights.gguf import config_from_gguf, meta_name, read_gguf
+from codellama.weights.gguf import config_from_gguf, gguf_name, meta_name, read_gguf
 from codellama.weights.huggingface import HuggingFaceFolder
 from codellama.weights.memory import check_memory
 from codellama.weights.meta import MetaFolder
@@ -170,13 +170,7 @@ class _GGUFCheckpoint:
         self.metadata: dict[str, Any] = file.metadata
         self._tensors: dict[str, Tensor] = {}
         for name, tensor in file.tensors.items():
-            try:
-                self._tensors[meta_name(name)] = tensor
-            except (KeyError, ValueError):
-                raise ModelFileError(
-                    f"{path}: holds {name[:100]!r}, which a Llama does not have: this architecture "
-                    "is not supported"
-                ) from None
+            self._tensors[_known(name, path)] = tensor
         self.layouts: Mapping[str, Layout] = {
             name: Layout(tensor.shape, tensor.type) for name, tensor in self._tensors.items()
         }
@@ -191,6 +185,20 @@ class _GGUFCheckpoint:
         if factors is not None and factors.shape != (self.config.head_dim // 2,):
             raise ModelFileError(f"{path}: {ROPE_FACTORS} has another length than half a head")
         check_layouts(layouts, self.config, path)
+
+
+def _known(name: str, path: Path) -> str:
+    """Meta's name of a GGUF tensor. Raises ModelFileError for one that no Llama has."""
+    try:
+        known = meta_name(name)
+        if gguf_name(known) == name:
+            return known
+    except (KeyError, ValueError, IndexError, StopIteration):
+        pass
+    raise ModelFileError(
+        f"{path}: holds {name[:100]!r}, which a Llama does not have: this architecture is not "
+        "supported"
+    )
 
 
 def _naming(path: Path, error: CodeLlamaError) -> str:

@@ -1,0 +1,198 @@
+"""`run` and `complete`: load a model, stream its answer to standard output.
+
+Tokens go to stdout as they come, everything else (progress, timings) to stderr, so that output can be piped. The path
+of a one-shot answer imports no terminal library.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from codellama.cli.output import progress_bar
+from codellama.errors import NotFoundError, RequestError
+
+if TYPE_CHECKING:
+    from codellama import CodeLlama
+    from codellama.api import TextIterator
+
+__all__ = ["DEFAULT_MODEL", "complete", "is_chat_model", "load", "parameters", "run", "timings"]
+
+DEFAULT_MODEL = "smollm2:135m"
+
+# The reference code's examples use 0.2 and 0.95 for instructions; code wants few surprises.
+TEMPERATURE, TOP_P = 0.2, 0.95
+
+
+def parameters(
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    seed: int | None,
+    max_tokens: int | None,
+) -> dict[str, Any]:
+    """SamplingParams' fields from options; those not given get this command line's defaults."""
+    params: dict[str, Any] = {
+        "temperature": TEMPERATURE if temperature is None else temperature,
+        "top_p": TOP_P if top_p is None else top_p,
+        "max_tokens": max_tokens,
+    }
+    if top_k is not None:
+        params["top_k"] = top_k
+    if seed is not None:
+        params["seed"] = seed
+    return params
+
+
+def load(model: str, *, context: int | None, threads: int | None) -> CodeLlama:
+    """A model by name, pulled when it is not here yet."""
+    from codellama import CodeLlama
+    from codellama.hub import resolve
+
+    try:
+        path = resolve(model)
+    except NotFoundError:
+        with progress_bar() as progress:
+            path = resolve(model, pull=True, progress=progress)
+    return CodeLlama.load(path, context=context, threads=threads)
+
+
+def is_chat_model(llm: CodeLlama, name: str) -> bool:
+    """Whether prompts are messages: the file has a chat format, or is called instruct."""
+    tagged = llm.chat_template is not None or llm.tokenizer.token_id("<step>") is not None
+    return tagged or "instruct" in name.lower() or "instruct" in llm.config.name.lower()
+
+
+def split_words(words: list[str]) -> tuple[str, str | None]:
+    """(model, prompt): the first word is the model if it names one, otherwise all words are the prompt.
+
+    A lone word without spaces is taken for a model's name, so that a misspelt one is an error and not a question.
+    """
+    from codellama.hub import resolve
+
+    if not words:
+        return DEFAULT_MODEL, None
+    first, rest = words[0], words[1:]
+    if " " in first.strip() or "\n" in first:
+        return DEFAULT_MODEL, " ".join(words)
+    try:
+        resolve(first)
+    except NotFoundError:
+        if rest and ":" not in first and "/" not in first:
+            return DEFAULT_MODEL, " ".join(words)
+    return first, " ".join(rest) if rest else None
+
+
+def run(
+    words: list[str],
+    params: dict[str, Any],
+    *,
+    system: str | None,
+    raw: bool,
+    verbose: bool,
+    context: int | None,
+    threads: int | None,
+) -> None:
+    """One answer, or a conversation when there is neither a prompt nor piped input."""
+    model, prompt = split_words(words)
+    if not sys.stdin.isatty():
+        piped = sys.stdin.read().strip()
+        prompt = "\n\n".join(part for part in (prompt, piped) if part) or None
+        if prompt is None:
+            raise RequestError("nothing to do: give a prompt, or pipe one in")
+    begin = time.perf_counter()
+    llm = load(model, context=context, threads=threads)
+    loaded = time.perf_counter() - begin
+    if prompt is None:
+        from codellama.repl import Repl
+
+        Repl(llm, model, params, system=system, verbose=verbose).loop()
+        return
+    if raw or not is_chat_model(llm, model):
+        pieces = llm.stream(prompt, **params)
+    else:
+        messages = [{"role": "system", "content": system}] if system else []
+        pieces = llm.stream_chat([*messages, {"role": "user", "content": prompt}], **params)
+    write(pieces, loaded if verbose else None)
+
+
+def write(pieces: TextIterator, verbose_load_s: float | None = None) -> None:
+    """Stream to stdout; the cursor ends on a new line. With a load time, timings follow on stderr."""
+    begin, first = time.perf_counter(), None
+    last = ""
+    with pieces:
+        for piece in pieces:
+            first = first or time.perf_counter()
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+            last = piece
+    if not last.endswith("\n"):
+        sys.stdout.write("\n")
+    sys.stdout.flush()
+    if verbose_load_s is not None:
+        print(timings(pieces, begin, first, verbose_load_s), file=sys.stderr)
+
+
+def timings(pieces: TextIterator, begin: float, first: float | None, load_s: float) -> str:
+    """The six lines that `ollama run --verbose` prints."""
+    end = time.perf_counter()
+    usage = pieces.completion.usage if pieces.completion else None
+    prompt_n, answer_n = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+    prompt_s = (first or end) - begin
+    answer_s = end - (first or end)
+    return "\n".join(
+        (
+            f"\ntotal duration:       {end - begin + load_s:.3f}s",
+            f"load duration:        {load_s:.3f}s",
+            f"prompt eval count:    {prompt_n} token(s)",
+            f"prompt eval duration: {prompt_s:.3f}s",
+            f"eval count:           {answer_n} token(s)",
+            f"eval rate:            {max(answer_n - 1, 0) / answer_s if answer_s else 0:.2f} tokens/s",
+        )
+    )
+
+
+def complete(
+    model: str | None,
+    suffix_file: Path | None,
+    params: dict[str, Any],
+    *,
+    as_json: bool,
+    context: int | None,
+    threads: int | None,
+) -> None:
+    """The prefix comes on stdin, whole and untouched: its last newline matters to a code model."""
+    suffix = None
+    if suffix_file is not None:
+        try:
+            suffix = suffix_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RequestError(f"--suffix-file {suffix_file}: {error}") from None
+    try:
+        prefix = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError:
+        raise RequestError("standard input is not UTF-8 text") from None
+    if not prefix and not suffix:
+        raise RequestError("nothing to complete: the prefix is read from standard input")
+    llm = load(model or DEFAULT_MODEL, context=context, threads=threads)
+    if as_json:
+        done = (
+            llm.complete(prefix, **params)
+            if suffix is None
+            else llm.infill(prefix, suffix, **params)
+        )
+        usage = {
+            "prompt_tokens": done.usage.prompt_tokens,
+            "completion_tokens": done.usage.completion_tokens,
+        }
+        answer = {"text": done.text, "finish_reason": done.finish_reason, "usage": usage}
+        print(json.dumps({**answer, "tokens": list(done.tokens)}))
+        return
+    write(
+        llm.stream(prefix, **params)
+        if suffix is None
+        else llm.stream_infill(prefix, suffix, **params)
+    )

@@ -99,17 +99,16 @@ def export_hf(
 
 def _planned(src: ModelFile, name: str, wanted: GGMLType | None) -> _Planned:
     shape, stored = src.layout(name)
-    matrix_type = wanted or _matrix_type(src)
     if len(shape) > 1:
-        kept = wanted or (stored if stored in _CODE else GGMLType.F16)
-        return _Planned(name, shape, kept)
-    exact = _holds_exactly(src.tensor(name), matrix_type)
-    return _Planned(name, shape, matrix_type if exact else GGMLType.F32)
+        return _Planned(name, shape, _matrix_type(stored, wanted))
+    matrices = _matrix_type(src.layout("tok_embeddings.weight").type, wanted)
+    exact = _holds_exactly(src.tensor(name), matrices)
+    return _Planned(name, shape, matrices if exact else GGMLType.F32)
 
 
-def _matrix_type(src: ModelFile) -> GGMLType:
-    """What most matrices will be stored as, by the embeddings."""
-    stored = src.layout("tok_embeddings.weight").type
+def _matrix_type(stored: GGMLType, wanted: GGMLType | None) -> GGMLType:
+    if wanted is not None:
+        return wanted
     return stored if stored in _CODE else GGMLType.F16
 
 

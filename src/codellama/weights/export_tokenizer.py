@@ -137,17 +137,17 @@ def _byte_level_library(tokenizer: ByteLevelTokenizer) -> Any:
 
 def _sentencepiece_library(tokenizer: SentencePieceTokenizer) -> Any:
     from tokenizers import Tokenizer as Library
-    from tokenizers import decoders
+    from tokenizers import decoders, normalizers
     from tokenizers.models import BPE
-    from tokenizers.pre_tokenizers import Metaspace
 
     unknown = next((p for p, type in _typed(tokenizer) if type == _UNKNOWN), None)
     vocab = {piece: id for id, piece in enumerate(tokenizer.pieces)}
     library = Library(
         BPE(vocab, merges_of(tokenizer), unk_token=unknown, fuse_unk=True, byte_fallback=True)
     )
-    scheme = "first" if tokenizer.dummy_prefix else "never"
-    library.pre_tokenizer = Metaspace("▁", prepend_scheme=scheme, split=False)
+    # Not the library's Metaspace, which spares text that begins with a space the dummy prefix.
+    spaces = [normalizers.Prepend("▁")] if tokenizer.dummy_prefix else []
+    library.normalizer = normalizers.Sequence([*spaces, normalizers.Replace(" ", "▁")])
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     if tokenizer.dummy_prefix:
         steps.append(decoders.Strip(" ", 1, 0))

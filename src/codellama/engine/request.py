@@ -49,7 +49,8 @@ class SamplingParams:
     Attributes:
         max_tokens: most tokens generated; None goes on to the end of the context; 0 only fills the
             prefix cache.
-        temperature: 0 is greedy; otherwise logits are divided by it before top_k, top_p and min_p.
+        temperature: 0 (below 1e-5) is greedy; otherwise logits are divided by it before top_k,
+            top_p and min_p.
         top_k: keep the k likeliest tokens; 0 or -1 keeps all.
         top_p: keep the fewest likeliest tokens whose probabilities reach this sum.
         min_p: drop tokens less likely than this share of the likeliest one.

@@ -34,6 +34,7 @@ Float64 = npt.NDArray[np.float64]
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: SplitMix64's step
+COLDEST = 1e-5  # temperatures below are greedy: float32 logits tell no finer differences apart
 CHUNK = 64  # one maximum per so many logits bounds the k-th largest from below
 NUCLEUS = (256, 4096)  # candidates looked at first for top_p: they nearly always hold the mass
 
@@ -89,13 +90,11 @@ class Sampler:
         if self.needs_history:
             logits_V = self._shape(logits_V, tokens, n_prompt)
             likeliest = int(logits_V.argmax())
-        if params.temperature == 0.0:
+        if params.temperature < COLDEST:
             return likeliest
         position = len(tokens) - n_prompt if position is None else position
         ids_C, weights_C = candidates(logits_V, params, likeliest)
-        cumulative_C = weights_C.cumsum()
-        point = uniform(self._seed, self._index, position) * cumulative_C[-1]
-        choice = min(int(cumulative_C.searchsorted(point, side="right")), len(weights_C) - 1)
+        choice = pick(weights_C, uniform(self._seed, self._index, position))
         return choice if ids_C is None else int(ids_C[choice])
 
     def _shape(self, logits_V: Logits, tokens: list[int], n_prompt: int) -> Logits:
@@ -125,6 +124,26 @@ def _mix(z: int) -> int:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
     return z ^ (z >> 31)
+
+
+def pick(weights_C: Float64, share: float) -> int:
+    """The index at which running sums of the weights exceed `share`, from [0, 1), of their total.
+
+    In two levels: running sums of chunks, then within one. Never an index of weight 0.
+    """
+    n_whole = len(weights_C) // CHUNK * CHUNK
+    sums = weights_C[:n_whole].reshape(-1, CHUNK).sum(axis=1)
+    sums_K = np.append(sums, weights_C[n_whole:].sum()).cumsum()
+    point = share * sums_K[-1]
+    chunk = _first_above(sums_K, point)
+    start = chunk * CHUNK
+    before = sums_K[chunk - 1] if chunk else 0.0
+    return start + _first_above(weights_C[start : start + CHUNK].cumsum(), point - before)
+
+
+def _first_above(rising: Float64, point: float) -> int:
+    """The first index with a value above `point`, where rounding leaves none the last rise."""
+    return int(rising.searchsorted(min(point, np.nextafter(rising[-1], 0.0)), side="right"))
 
 
 def penalize(logits_V: Logits, tokens: list[int], params: SamplingParams) -> Logits:
@@ -170,12 +189,10 @@ def candidates(
 
 
 def _weights(logits_C: Logits, peak: float, temperature: float) -> Float64:
-    """exp((logit − peak) / temperature) in float64; at tiny temperatures everything but the peak
-    vanishes.
-    """
-    with np.errstate(over="ignore", under="ignore"):
-        weights: Float64 = np.exp((logits_C.astype(np.float64) - peak) / temperature)
-    return weights
+    """exp((logit − peak) / temperature), to a relative error of 3e-6; float64 for the sums."""
+    with np.errstate(under="ignore"):
+        weights_C: Logits = np.exp((logits_C - np.float32(peak)) / np.float32(temperature))
+    return weights_C.astype(np.float64)
 
 
 def _head(logits_V: Logits, weights_V: Float64, mass: float) -> Ids:
@@ -195,15 +212,26 @@ def top_tokens(logits_V: Logits, k: int) -> Ids:
     The k-th largest of the maxima of chunks is no larger than the k-th largest of all, so one pass
     of maxima and one comparison leave few ids to sort.
     """
-    n_chunks = len(logits_V) // CHUNK
+    size, n_chunks = len(logits_V), len(logits_V) // CHUNK
     if k < n_chunks:
         maxima = logits_V[: n_chunks * CHUNK].reshape(n_chunks, CHUNK).max(axis=1)
         bound = np.partition(maxima, n_chunks - k)[n_chunks - k]
-        ids: Ids = np.flatnonzero(logits_V >= bound)
+    elif k < size:
+        bound = np.partition(logits_V, size - k)[size - k]
     else:
-        ids = np.arange(len(logits_V))
-    order = np.argsort(-logits_V[ids], kind="stable")
-    return ids[order[:k]]
+        return _descending(logits_V, np.arange(size))
+    ids: Ids = np.flatnonzero(logits_V >= bound)
+    return _descending(logits_V[ids], ids)[:k]
+
+
+def _descending(values: Logits, ids: Ids) -> Ids:
+    """`ids` by falling value, equal ones by id: one fast sort of keys that are all different."""
+    bits = (values + np.float32(0.0)).view(np.uint32)  # −0 becomes 0, so that equal is equal
+    # The bits of positive floats rise with them, those of negative ones fall.
+    rising = np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
+    keys = (~rising).astype(np.uint64) << np.uint64(32) | ids.astype(np.uint64)
+    keys.sort()
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 def token_logprob(logits_V: Logits, token: int, n_top: int) -> TokenLogprob:

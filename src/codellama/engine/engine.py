@@ -37,7 +37,7 @@ class Engine:
     """Continuous batching over a runner.
 
     Args:
-        runner: the model and the memory of its KV cache.
+        runner: the model and the memory of its KV cache, which belongs to this engine alone.
         stop_ids: tokens that end every answer (unless ignore_eos).
         config: bounds of a step.
         prefix_cache: keep computed prompts for later ones with the same beginning.

@@ -1,0 +1,130 @@
+"""The embedded model, natively: the same text however it is batched, chunked, cached or drafted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codellama import CodeLlama, errors
+from codellama.engine.engine import Engine
+from codellama.engine.request import Request, SamplingParams
+from codellama.engine.scheduler import SchedulerConfig
+
+pytestmark = pytest.mark.weights
+
+PROMPTS = [
+    "def fib(n):",
+    "import os\n\ndef walk(folder):\n    for root, dirs, files in",
+    "The capital of France is",
+    "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(",
+]
+
+
+@pytest.fixture(scope="module")
+def llm(smollm2_path: Path) -> Iterator[CodeLlama]:
+    yield CodeLlama.load(smollm2_path, device="cpu", context=1024)
+
+
+PARAMS = SamplingParams(max_tokens=32)
+
+
+def answers(path: Path, batches: list[list[str]], config: SchedulerConfig) -> list[list[int]]:
+    """Greedy answers without a prefix cache, on a runner of their own: an engine owns its cache."""
+    llm = CodeLlama.load(path, device="cpu", context=1024)
+    engine = Engine(llm.runner, stop_ids=llm.tokenizer.stop_ids, config=config, prefix_cache=False)
+    outputs = []
+    for batch in batches:
+        requests = [
+            Request(prompt_ids=tuple(llm.tokenizer.encode(prompt)), params=PARAMS)
+            for prompt in batch
+        ]
+        outputs += engine.generate(requests)
+    return [list(output.ids) for output in outputs]
+
+
+@pytest.fixture(scope="module")
+def alone(smollm2_path: Path) -> list[list[int]]:
+    return answers(smollm2_path, [[prompt] for prompt in PROMPTS], SchedulerConfig())
+
+
+def test_it_writes_python(llm: CodeLlama) -> None:
+    text = llm.complete("def add(a, b):\n    return", max_tokens=8, stop="\n").text
+    assert text.strip() == "a + b"
+
+
+def test_it_answers(llm: CodeLlama) -> None:
+    question = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
+    answer = llm.chat(question, max_tokens=20)
+    assert "Paris" in answer.text
+    assert answer.finish_reason == "stop"
+    assert "".join(llm.stream_chat(question, max_tokens=20)) == answer.text
+
+
+def test_batched(llm: CodeLlama, alone: list[list[int]]) -> None:
+    outs = llm.complete_many(PROMPTS, max_tokens=32)
+    assert [out.tokens for out in outs] == alone
+
+
+def test_cached(llm: CodeLlama, alone: list[list[int]]) -> None:
+    for prompt, want in zip(PROMPTS, alone, strict=True):
+        assert llm.complete(prompt, max_tokens=32).tokens == want
+    longest = llm.complete(PROMPTS[-1], max_tokens=32)
+    assert longest.usage.cached_tokens == 16
+    assert longest.tokens == alone[-1]
+
+
+def test_chunked(smollm2_path: Path, alone: list[list[int]]) -> None:
+    config = SchedulerConfig(step_tokens=7, max_running=4)
+    assert answers(smollm2_path, [PROMPTS], config) == alone
+
+
+def test_drafted(llm: CodeLlama, alone: list[list[int]]) -> None:
+    outs = llm.complete_many(PROMPTS, max_tokens=32, speculate=True)
+    assert [out.tokens for out in outs] == alone
+    edit = "Repeat this exactly:\nx = compute(alpha, beta)\ny = compute(beta, gamma)\n" * 4
+    for seed in (None, 1):
+        params = {"max_tokens": 60, "temperature": 0.0 if seed is None else 0.8, "seed": seed}
+        plain = llm.complete(edit, **params)
+        assert llm.complete(edit, speculate=True, **params).tokens == plain.tokens
+
+
+def test_samples_repeat_by_seed(llm: CodeLlama) -> None:
+    first = llm.samples(PROMPTS[0], 3, temperature=0.8, top_p=0.95, max_tokens=24, seed=11)
+    again = llm.samples(PROMPTS[0], 3, temperature=0.8, top_p=0.95, max_tokens=24, seed=11)
+    assert [out.tokens for out in first] == [out.tokens for out in again]
+    assert len({out.text for out in first}) == 3
+
+
+def test_logits_are_those_that_generation_draws_from(
+    llm: CodeLlama, alone: list[list[int]]
+) -> None:
+    ids = llm.tokenizer.encode(PROMPTS[0]) + alone[0]
+    logits_TV = llm.logits(ids)
+    n_prompt = len(ids) - len(alone[0])
+    assert logits_TV[n_prompt - 1 : -1].argmax(axis=1).tolist() == alone[0]
+    entry = llm.complete(PROMPTS[0], max_tokens=1, logprobs=3).logprobs
+    assert entry is not None
+    exact = logits_TV[n_prompt - 1].astype(np.float64)
+    want = exact.max() - np.log(np.exp(exact).sum())
+    assert entry[0].logprob == pytest.approx(want, abs=1e-6)
+
+
+def test_token_healing(llm: CodeLlama) -> None:
+    cut = "for i, x in enu"
+    healed = llm.complete(cut, heal=True, max_tokens=6).text
+    assert healed.startswith("merate(")
+
+
+def test_embeddings_of_like_texts_are_near(llm: CodeLlama) -> None:
+    dog, puppy, tax = (llm.embed(t) for t in ("a small dog", "a little puppy", "income tax law"))
+    assert dog @ puppy > dog @ tax
+
+
+def test_what_it_cannot(llm: CodeLlama) -> None:
+    with pytest.raises(errors.InfillingUnsupportedError):
+        llm.infill("def f():", "return 1")
+    with pytest.raises(errors.ContextOverflowError, match="1024"):
+        llm.complete([1] * 1024)

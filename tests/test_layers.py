@@ -54,12 +54,16 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
             assert node.module is not None
-            yield node.module
-            for alias in node.names:
-                name = f"{node.module}.{alias.name}"
-                target = PACKAGE.parent / Path(*name.split("."))
-                if target.with_suffix(".py").exists() or (target / "__init__.py").exists():
-                    yield name
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            submodules = [name for name in names if is_module(name)]
+            yield from submodules
+            if len(submodules) < len(names):
+                yield node.module
+
+
+def is_module(name: str) -> bool:
+    target = PACKAGE.parent / Path(*name.split("."))
+    return target.with_suffix(".py").exists() or (target / "__init__.py").exists()
 
 
 @pytest.mark.parametrize("path", modules(), ids=dotted)

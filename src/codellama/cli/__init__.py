@@ -1,7 +1,9 @@
-"""The command line: one verb, one function. `main` is the entry point and turns errors into one line and a status.
+"""The command line: one verb, one function. `main` is the entry point and turns errors into one
+line and a status.
 
-Exit status: 0 done, 1 an error of the user's (one line on stderr), 2 a command that cannot be parsed, 130 Ctrl-C.
-CODELLAMA_DEBUG=1 shows tracebacks. Verbs import what they need when they run, so that none pays for another.
+Exit status: 0 done, 1 an error of the user's (one line on stderr), 2 a command that cannot be
+parsed, 130 Ctrl-C. CODELLAMA_DEBUG=1 shows tracebacks. Verbs import what they need when they run,
+so that none pays for another.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader went away (`codellama run … | head -1`): not an error, and nothing may be flushed to it.
+        # The reader went away (`codellama run … | head -1`): not an error, and nothing may be
+        # flushed to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

@@ -1,4 +1,6 @@
-"""The verbs and their options, as Typer parses them. What they do is in generate.py and models.py."""
+"""The verbs and their options, as Typer parses them. What they do is in generate.py and
+models.py.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def _root(
 def run(
     words: Words = None,
     system: Annotated[str | None, typer.Option(help="System message of the chat.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as text; no chat.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompt as text; no chat.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print timings afterwards.")] = False,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -66,13 +70,20 @@ def run(
     context: Context = None,
     threads: Threads = None,
 ) -> None:
-    """Talk to a model: an answer to PROMPT, or a conversation without one. Piped input joins the prompt.
+    """Talk to a model: an answer to PROMPT, or a conversation without one. Piped input joins the
+    prompt.
 
     Example: codellama run smollm2:135m "What does map() do in Python?"
     """
     params = generate.parameters(temperature, top_p, top_k, seed, max_tokens)
     generate.run(
-        words or [], params, system=system, raw=raw, verbose=verbose, context=context, threads=threads
+        words or [],
+        params,
+        system=system,
+        raw=raw,
+        verbose=verbose,
+        context=context,
+        threads=threads,
     )
 
 
@@ -82,7 +93,9 @@ def complete(
     suffix_file: Annotated[
         Path | None, typer.Option("--suffix-file", help="Infill: what comes after the gap.")
     ] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; repeatable.")
+    ] = None,
     json: Json = False,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: TopP = None,
@@ -99,13 +112,13 @@ def complete(
     params = generate.parameters(temperature, top_p, top_k, seed, max_tokens)
     if stop:
         params["stop"] = stop
-    generate.complete(
-        model, suffix_file, params, as_json=json, context=context, threads=threads
-    )
+    generate.complete(model, suffix_file, params, as_json=json, context=context, threads=threads)
 
 
 @app.command()
-def pull(name: Annotated[str, typer.Argument(help="A model's name; see `codellama show`.")]) -> None:
+def pull(
+    name: Annotated[str, typer.Argument(help="A model's name; see `codellama show`.")],
+) -> None:
     """Download a model: resumed where it broke off, verified, in place only when whole.
 
     Names: smollm2:135m, codellama:7b-instruct-q4_K_M, hf.co/ORG/REPO:QUANT, or any Ollama name.
@@ -179,7 +192,8 @@ def export(
     source: Model,
     target: Annotated[Path, typer.Argument(help="A folder (hf) or a file (gguf).")],
 ) -> None:
-    """Convert a model: to a Hugging Face folder (transformers, vLLM) or to GGUF (llama.cpp, Ollama).
+    """Convert a model: to a Hugging Face folder (transformers, vLLM) or to GGUF (llama.cpp,
+    Ollama).
 
     Example: codellama export hf smollm2:135m ./smollm2-hf
     """

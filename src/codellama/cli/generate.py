@@ -1,7 +1,7 @@
 """`run` and `complete`: load a model, stream its answer to standard output.
 
-Tokens go to stdout as they come, everything else (progress, timings) to stderr, so that output can be piped. The path
-of a one-shot answer imports no terminal library.
+Tokens go to stdout as they come, everything else (progress, timings) to stderr, so that output can
+be piped. The path of a one-shot answer imports no terminal library.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from codellama.cli.output import progress_bar
 from codellama.errors import NotFoundError, RequestError
+from codellama.repl import Repl, is_chat_model, timings
 
 if TYPE_CHECKING:
     from codellama import CodeLlama
     from codellama.api import TextIterator
 
-__all__ = ["DEFAULT_MODEL", "complete", "is_chat_model", "load", "parameters", "run", "timings"]
+__all__ = ["DEFAULT_MODEL", "complete", "load", "parameters", "run"]
 
 DEFAULT_MODEL = "smollm2:135m"
 
@@ -60,16 +61,12 @@ def load(model: str, *, context: int | None, threads: int | None) -> CodeLlama:
     return CodeLlama.load(path, context=context, threads=threads)
 
 
-def is_chat_model(llm: CodeLlama, name: str) -> bool:
-    """Whether prompts are messages: the file has a chat format, or is called instruct."""
-    tagged = llm.chat_template is not None or llm.tokenizer.token_id("<step>") is not None
-    return tagged or "instruct" in name.lower() or "instruct" in llm.config.name.lower()
-
-
 def split_words(words: list[str]) -> tuple[str, str | None]:
-    """(model, prompt): the first word is the model if it names one, otherwise all words are the prompt.
+    """(model, prompt): the first word is the model if it names one, otherwise all words are the
+    prompt.
 
-    A lone word without spaces is taken for a model's name, so that a misspelt one is an error and not a question.
+    A lone word without spaces is taken for a model's name, so that a misspelt one is an error and
+    not a question.
     """
     from codellama.hub import resolve
 
@@ -107,9 +104,15 @@ def run(
     llm = load(model, context=context, threads=threads)
     loaded = time.perf_counter() - begin
     if prompt is None:
-        from codellama.repl import Repl
-
-        Repl(llm, model, params, system=system, verbose=verbose).loop()
+        repl = Repl(
+            llm,
+            model,
+            params,
+            system=system,
+            verbose=verbose,
+            load=lambda name: load(name, context=context, threads=threads),
+        )
+        repl.loop()
         return
     if raw or not is_chat_model(llm, model):
         pieces = llm.stream(prompt, **params)
@@ -120,7 +123,9 @@ def run(
 
 
 def write(pieces: TextIterator, verbose_load_s: float | None = None) -> None:
-    """Stream to stdout; the cursor ends on a new line. With a load time, timings follow on stderr."""
+    """Stream to stdout; the cursor ends on a new line. With a load time, timings follow on
+    stderr.
+    """
     begin, first = time.perf_counter(), None
     last = ""
     with pieces:
@@ -134,25 +139,6 @@ def write(pieces: TextIterator, verbose_load_s: float | None = None) -> None:
     sys.stdout.flush()
     if verbose_load_s is not None:
         print(timings(pieces, begin, first, verbose_load_s), file=sys.stderr)
-
-
-def timings(pieces: TextIterator, begin: float, first: float | None, load_s: float) -> str:
-    """The six lines that `ollama run --verbose` prints."""
-    end = time.perf_counter()
-    usage = pieces.completion.usage if pieces.completion else None
-    prompt_n, answer_n = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-    prompt_s = (first or end) - begin
-    answer_s = end - (first or end)
-    return "\n".join(
-        (
-            f"\ntotal duration:       {end - begin + load_s:.3f}s",
-            f"load duration:        {load_s:.3f}s",
-            f"prompt eval count:    {prompt_n} token(s)",
-            f"prompt eval duration: {prompt_s:.3f}s",
-            f"eval count:           {answer_n} token(s)",
-            f"eval rate:            {max(answer_n - 1, 0) / answer_s if answer_s else 0:.2f} tokens/s",
-        )
-    )
 
 
 def complete(

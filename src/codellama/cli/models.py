@@ -71,7 +71,9 @@ def describe(name: str, contexts: list[int]) -> dict[str, Any]:
     model = _open(name)
     config = model.config
     tokenizer = model.tokenizer()
-    lengths = contexts or sorted({min(2048, config.context), min(4096, config.context), config.context})
+    lengths = contexts or sorted(
+        {min(2048, config.context), min(4096, config.context), config.context}
+    )
     return {
         "name": name,
         "path": str(model.path),

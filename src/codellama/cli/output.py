@@ -22,14 +22,21 @@ def human_bytes(n: float) -> str:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A callback (done, total, label): one bar per label on a terminal, a line per tenth elsewhere."""
+    """A callback (done, total, label): one bar per label on a terminal, a line per tenth
+    elsewhere.
+    """
     if not sys.stderr.isatty():
         yield _lines()
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, object] = {}
 

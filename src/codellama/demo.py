@@ -1,0 +1,59 @@
+"""What `make run` shows: a function completed, a question answered, and how to go on."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+__all__ = ["main"]
+
+FUNCTION = "def fibonacci(n):\n"
+QUESTION = "What does the enumerate function do in Python? Answer in two sentences."
+NEXT = """
+Go on:
+  codellama run                                  talk to it (/? for help)
+  codellama run "Explain list slicing"           one answer
+  echo "def fib(n):" | codellama complete        complete code from standard input
+  codellama show smollm2:135m                    what the model is, and the memory it needs
+  codellama pull codellama:7b-code               a model that infills (4 GB)
+The command is .venv/bin/codellama; `source .venv/bin/activate` puts it on the path.
+"""
+
+
+def main() -> None:
+    """Load the default model and stream both answers."""
+    from codellama import CodeLlama
+    from codellama.hub import resolve
+
+    begin = time.perf_counter()
+    llm = CodeLlama.load(resolve("smollm2:135m"))
+    _say(f"smollm2:135m, loaded in {time.perf_counter() - begin:.2f} s\n")
+    _heading("A function, completed")
+    sys.stdout.write(FUNCTION)
+    for piece in llm.stream(FUNCTION, temperature=0.0, max_tokens=80, stop=["\n\n", "\nprint"]):
+        _say(piece)
+    _heading("\n\nA question, answered")
+    _say(f"> {QUESTION}\n")
+    begin, count = time.perf_counter(), 0
+    message = {"role": "user", "content": QUESTION}
+    with llm.stream_chat([message], temperature=0.0, max_tokens=100) as pieces:
+        for piece in pieces:
+            _say(piece)
+        if pieces.completion is not None:
+            count = pieces.completion.usage.completion_tokens
+    _say(f"\n\n{count / (time.perf_counter() - begin):.0f} tokens a second on this machine\n")
+    _say(NEXT)
+
+
+def _heading(text: str) -> None:
+    bold = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
+    _say(f"{bold[0]}{text}{bold[1]}\n")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What bindings.cpp offers; the documented face is in __init__.py."""
+
+import numpy as np
+import numpy.typing as npt
+
+_Int32 = npt.NDArray[np.int32]
+_Float32 = npt.NDArray[np.float32]
+_UInt8 = npt.NDArray[np.uint8]
+
+def available_isas() -> list[str]: ...
+
+class Model:
+    def __init__(
+        self,
+        *,
+        dim: int,
+        n_layers: int,
+        n_heads: int,
+        n_kv_heads: int,
+        head_dim: int,
+        ffn_dim: int,
+        vocab_size: int,
+        norm_eps: float,
+        rope_theta: float,
+        rope_factor: float,
+        n_threads: int,
+        isa: str,
+    ) -> None: ...
+    def set_matrix(
+        self, slot: str, layer: int, ggml_type: int, rows: int, columns: int, source: _UInt8
+    ) -> None: ...
+    def set_norm(self, slot: str, layer: int, weight: _Float32) -> None: ...
+    def set_rope_frequency_factors(self, factors: _Float32) -> None: ...
+    def check_complete(self) -> None: ...
+    def allocate_cache(self, n_blocks: int) -> None: ...
+    def copy_block(self, source: int, target: int) -> None: ...
+    def step(
+        self,
+        tokens_T: _Int32,
+        starts_S1: _Int32,
+        past_S: _Int32,
+        blocks_SB: _Int32,
+        rows_R: _Int32,
+        out: _Float32,
+        hidden: bool,
+    ) -> None: ...
+    isa: str
+    n_threads: int
+    n_blocks: int
+    weight_bytes: int
+    cache_bytes: int
+
+class Packed:
+    bytes: int
+
+def pack(ggml_type: int, rows: int, columns: int, source: _UInt8) -> Packed: ...
+def unpack(packed: Packed, out: _Float32) -> None: ...
+def matmul(packed: Packed, x: _Float32, out: _Float32, isa: str, rows_at_once: int) -> None: ...
+def quantize(x: _Float32, q: npt.NDArray[np.int8], d: _Float32, isa: str) -> None: ...
+def rms_norm(x: _Float32, weight: _Float32, eps: float, out: _Float32, isa: str) -> None: ...
+def silu_mul(gate: _Float32, up: _Float32, isa: str) -> None: ...

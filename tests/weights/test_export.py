@@ -109,6 +109,8 @@ def test_the_gguf_package_reads_what_we_write(tmp_path: Path, meta_folder: Path)
     assert field("general.license") == "llama2"
     assert field("general.file_type") == 32 and field("general.quantization_version") == 2
     assert len(field("tokenizer.ggml.tokens")) == VOCAB
+    # Published Code Llama files have the sentinels as ordinary pieces; other engines rely on it.
+    assert field("tokenizer.ggml.token_type")[-16:] == [1] * 16
     pre, suf, mid, eot = VOCAB - 9, VOCAB - 8, VOCAB - 7, VOCAB - 6  # ids 32007 … 32010 of 32016
     for key, id in (
         ("fim_pre", pre), ("fim_suf", suf), ("fim_mid", mid), ("fim_eot", eot),

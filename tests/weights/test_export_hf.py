@@ -13,11 +13,15 @@ import torch
 from safetensors import safe_open
 
 from codellama.errors import ModelFileError, RequestError
+from codellama.model.tokenizer import tokenizer_from_gguf
 from codellama.weights.blocks import dequantize
 from codellama.weights.export import export_gguf, export_hf, quantize_model
+from codellama.weights.export_tokenizer import hf_library
+from codellama.weights.gguf import read_gguf
 from codellama.weights.huggingface import INDEX
 from codellama.weights.load import open_model
 from tiny_checkpoints import (
+    CODE_LLAMA_PIECES,
     TINY,
     random_weights,
     write_byte_level,
@@ -196,3 +200,25 @@ def test_byte_level_gives_the_same_ids(tmp_path: Path, through_gguf: bool) -> No
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
     assert theirs.encode("<|im_start|>") == [1]
     assert theirs.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
+
+
+def test_code_llamas_own_vocabulary(shared_data: Path) -> None:
+    """llama.cpp's vectors, and the published ids of an infilling prompt typed as text."""
+    vectors = shared_data / "llama_tokenizer_vectors"
+    metadata = dict(read_gguf(vectors / "ggml-vocab-llama-spm.gguf").metadata)
+    metadata["tokenizer.ggml.tokens"] = [*metadata["tokenizer.ggml.tokens"], *CODE_LLAMA_PIECES]
+    scores = [*metadata["tokenizer.ggml.scores"], *(-31741.0 - i for i in range(16))]
+    types = [*metadata["tokenizer.ggml.token_type"], *[1] * 16]
+    metadata |= {"tokenizer.ggml.scores": scores, "tokenizer.ggml.token_type": types}
+    library = hf_library(tokenizer_from_gguf(metadata), types)
+
+    texts = (vectors / "ggml-vocab-llama-spm.gguf.inp").read_text().split("\n__ggml_vocab_test__\n")
+    ids = (vectors / "ggml-vocab-llama-spm.gguf.out").read_text().split("\n")
+    for text, expected in zip(texts, ids, strict=False):
+        assert library.encode(text, add_special_tokens=False).ids == [
+            int(i) for i in expected.split()
+        ]
+
+    vector = json.loads((vectors / "codellama_infilling_vector.json").read_text())
+    typed = f"<PRE> {vector['prefix']} <SUF>{vector['suffix']} <MID>"
+    assert library.encode(typed).ids == vector["ids"]

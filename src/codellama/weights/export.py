@@ -18,6 +18,7 @@ from typing import Any
 from codellama.errors import RequestError
 from codellama.weights.convert import converted
 from codellama.weights.export_hf import export_hf
+from codellama.weights.export_tokenizer import published_types
 from codellama.weights.file_types import DEFAULT_TYPE, FILE_TYPES, canonical, plan_types
 from codellama.weights.gguf import LazyTensor, gguf_name, metadata_from_config, write_gguf
 from codellama.weights.load import ROPE_FACTORS, ModelFile
@@ -131,6 +132,7 @@ def gguf_metadata(src: ModelFile) -> dict[str, Any]:
             "general.type": "model",
             **src.metadata,
             **tokenizer_to_gguf(tokenizer),
+            "tokenizer.ggml.token_type": published_types(src, tokenizer),
         }
         _pad_vocabulary(metadata, src.config.vocab_size)
     infill = tokenizer.infill

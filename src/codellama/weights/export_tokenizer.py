@@ -24,7 +24,7 @@ from codellama.weights.files import read_bounded, synced_write
 if TYPE_CHECKING:
     from codellama.weights.load import ModelFile
 
-__all__ = ["merges_of", "write_tokenizer"]
+__all__ = ["hf_library", "published_types", "write_tokenizer"]
 
 _COPIED = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
@@ -46,18 +46,40 @@ def write_tokenizer(src: ModelFile, folder: Path) -> Tokenizer:
                 synced_write(folder / name, read_bounded(src.path / name))
         return tokenizer
     original = src.path / "tokenizer.model"
+    types = published_types(src, tokenizer)
     if isinstance(tokenizer, SentencePieceTokenizer):
-        proto = read_bounded(original) if src.format == "meta" else _proto(tokenizer)
+        proto = read_bounded(original) if src.format == "meta" else _proto(tokenizer, types)
         synced_write(folder / "tokenizer.model", proto)
-    synced_write(folder / "tokenizer.json", _library(tokenizer).to_str(pretty=True).encode())
+    library = hf_library(tokenizer, types)
+    synced_write(folder / "tokenizer.json", library.to_str(pretty=True).encode())
     _write_json(folder / "tokenizer_config.json", _config(src, tokenizer))
     _write_json(folder / "special_tokens_map.json", _special_map(tokenizer))
     return tokenizer
 
 
-def _proto(tokenizer: SentencePieceTokenizer) -> bytes:
+def published_types(src: ModelFile, tokenizer: Tokenizer) -> list[int]:
+    """The pieces' types as the model's makers publish them, for files that others read.
+
+    Our own tokenizer calls the infilling sentinels, and the pieces from which BPE builds them,
+    control, so that no text becomes one (design decision 6). In Code Llama's tokenizer.model they
+    are ordinary pieces, and other engines' users type `<PRE> … <SUF>… <MID>` and rely on that.
+    """
+    if src.format == "gguf":
+        stored = src.metadata.get("tokenizer.ggml.token_type")
+        return list(stored) if stored is not None else list(tokenizer.types)
+    if not isinstance(tokenizer, SentencePieceTokenizer) or tokenizer.infill is None:
+        return list(tokenizer.types)
+    ordinary = {sentinel[:n] for sentinel in SENTINELS for n in range(3, len(sentinel) + 1)}
+    ordinary |= {SENTINELS[3] + "<EOT>" * n for n in range(1, 6)}
+    return [
+        _NORMAL if type == _CONTROL and piece in ordinary else type
+        for piece, type in zip(tokenizer.pieces, tokenizer.types, strict=True)
+    ]
+
+
+def _proto(tokenizer: SentencePieceTokenizer, types: list[int]) -> bytes:
     prefix = tokenizer.dummy_prefix
-    return model_proto(tokenizer.pieces, tokenizer.scores, tokenizer.types, dummy_prefix=prefix)
+    return model_proto(tokenizer.pieces, tokenizer.scores, types, dummy_prefix=prefix)
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
@@ -80,43 +102,31 @@ def _config(src: ModelFile, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def _special_map(tokenizer: Tokenizer) -> dict[str, Any]:
     named = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
-    unknown = (piece for piece, type in _typed(tokenizer) if type == _UNKNOWN)
     document = {key: tokenizer.pieces[id] for key, id in named.items() if id is not None}
-    if (piece := next(unknown, None)) is not None:
-        document["unk_token"] = piece
+    if _UNKNOWN in tokenizer.types:
+        document["unk_token"] = tokenizer.pieces[tokenizer.types.index(_UNKNOWN)]
     return document
 
 
-def _typed(tokenizer: Tokenizer) -> list[tuple[str, int]]:
-    return list(zip(tokenizer.pieces, tokenizer.types, strict=True))
-
-
-def _library(tokenizer: Tokenizer) -> Any:
-    """A tokenizers.Tokenizer that encodes as `tokenizer` does."""
+def hf_library(tokenizer: Tokenizer, types: list[int]) -> Any:
+    """A tokenizers.Tokenizer of this vocabulary, whose pieces have the `types` given. It encodes as
+    `tokenizer` does, and sentinels besides, as special tokens.
+    """
     from tokenizers import AddedToken
 
     if isinstance(tokenizer, SentencePieceTokenizer):
-        library = _sentencepiece_library(tokenizer)
+        library = _sentencepiece_library(tokenizer, types)
     else:
         assert isinstance(tokenizer, ByteLevelTokenizer)
         library = _byte_level_library(tokenizer)
-    # The way to a sentinel (▁<SU, ▁<SUF, …) is control for us, so that text cannot take it; to
-    # Hugging Face's users only the sentinels themselves are special.
-    steps = _sentinel_steps(tokenizer)
-    for piece, type in _typed(tokenizer):
-        if type in (_UNKNOWN, _CONTROL) and piece not in steps:
+    for piece, type in zip(tokenizer.pieces, types, strict=True):
+        if type in (_UNKNOWN, _CONTROL) or piece in SENTINELS:
             library.add_special_tokens([AddedToken(piece, special=True, normalized=False)])
         elif type == _USER:
             library.add_tokens([AddedToken(piece, normalized=False)])
     if tokenizer.add_bos and tokenizer.bos_id is not None:
         library.post_processor = _begin_with(tokenizer.pieces[tokenizer.bos_id], tokenizer.bos_id)
     return library
-
-
-def _sentinel_steps(tokenizer: Tokenizer) -> set[str]:
-    """Pieces that only serve to build the sentinels from their letters, and their repetitions."""
-    steps = {s[:n] for s in SENTINELS for n in range(2, len(s))}
-    return steps | {SENTINELS[3] + "<EOT>" * n for n in range(1, 6)}
 
 
 def _begin_with(piece: str, id: int) -> Any:
@@ -135,19 +145,18 @@ def _byte_level_library(tokenizer: ByteLevelTokenizer) -> Any:
     return library
 
 
-def _sentencepiece_library(tokenizer: SentencePieceTokenizer) -> Any:
+def _sentencepiece_library(tokenizer: SentencePieceTokenizer, types: list[int]) -> Any:
     from tokenizers import Tokenizer as Library
     from tokenizers import decoders, normalizers
     from tokenizers.models import BPE
 
-    unknown = next((p for p, type in _typed(tokenizer) if type == _UNKNOWN), None)
+    unknown = tokenizer.pieces[types.index(_UNKNOWN)] if _UNKNOWN in types else None
     vocab = {piece: id for id, piece in enumerate(tokenizer.pieces)}
-    library = Library(
-        BPE(vocab, merges_of(tokenizer), unk_token=unknown, fuse_unk=True, byte_fallback=True)
-    )
+    merges = _merges(tokenizer, types)
+    library = Library(BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     # Not the library's Metaspace, which spares text that begins with a space the dummy prefix.
-    spaces = [normalizers.Prepend("▁")] if tokenizer.dummy_prefix else []
-    library.normalizer = normalizers.Sequence([*spaces, normalizers.Replace(" ", "▁")])
+    prefix = [normalizers.Prepend("▁")] if tokenizer.dummy_prefix else []
+    library.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     if tokenizer.dummy_prefix:
         steps.append(decoders.Strip(" ", 1, 0))
@@ -155,14 +164,13 @@ def _sentencepiece_library(tokenizer: SentencePieceTokenizer) -> Any:
     return library
 
 
-def merges_of(tokenizer: SentencePieceTokenizer) -> list[tuple[str, str]]:
+def _merges(tokenizer: SentencePieceTokenizer, types: list[int]) -> list[tuple[str, str]]:
     """Every pair of pieces that joins into a third, best score of the third first."""
-    normal = {piece for piece, type in _typed(tokenizer) if type == _NORMAL}
-    score = dict(zip(tokenizer.pieces, tokenizer.scores, strict=True))
-    ordered = sorted((p for p in tokenizer.pieces if p in normal), key=lambda piece: -score[piece])
+    scored = zip(tokenizer.pieces, tokenizer.scores, types, strict=True)
+    score = {piece: score for piece, score, type in scored if type == _NORMAL}
     return [
         (piece[:cut], piece[cut:])
-        for piece in ordered
+        for piece in sorted(score, key=lambda piece: -score[piece])
         for cut in range(1, len(piece))
-        if piece[:cut] in normal and piece[cut:] in normal
+        if piece[:cut] in score and piece[cut:] in score
     ]

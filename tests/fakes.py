@@ -23,9 +23,7 @@ LogitsOf = Callable[[list[int]], Logits]
 
 
 def random_logits(vocab_size: int, memory: int | None = None) -> LogitsOf:
-    """Logits that look random and depend on the last `memory` tokens (None: on all). Short memory
-    makes texts repeat.
-    """
+    """Logits that depend on the last `memory` tokens (None: all); a short one makes loops."""
 
     def logits(history: list[int]) -> Logits:
         seen = history if memory is None else history[-memory:]

@@ -1,6 +1,4 @@
-"""The engine over a fake runner: texts do not depend on batching, chunks, pre-emption, prefix cache
-or drafts.
-"""
+"""The engine over a fake runner: texts depend on nothing but their own request."""
 
 from __future__ import annotations
 

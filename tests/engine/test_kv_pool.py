@@ -1,6 +1,4 @@
-"""Blocks: counted, copied before two sequences part, found again by prefix, evicted oldest leaf
-first.
-"""
+"""Blocks: counted, copied before sequences part, found by prefix, evicted leaf first."""
 
 from __future__ import annotations
 
@@ -128,9 +126,7 @@ def test_misuse_is_caught() -> None:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Random sequences over few tokens, so that prefixes meet; content of every block is tracked
-    beside the pool.
-    """
+    """Random sequences over few tokens; the content of every block is tracked beside the pool."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,4 @@
-"""Sampling against its slow, obvious version; draws that depend on nothing but (seed, sample,
-position).
-"""
+"""Sampling against its slow, obvious version; draws that depend on (seed, sample, position)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The scheduler as a state machine: budget, order, pre-emption, forks; and a model checker that
-tries everything.
-"""
+"""The scheduler: budget, order, pre-emption, forks; and a model checker that tries all."""
 
 from __future__ import annotations
 
@@ -184,9 +182,7 @@ def test_borrowing_pre_empts_and_gives_back() -> None:
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Submissions, steps with random answers, cancellations; few tokens, so that prefixes meet;
-    little memory.
-    """
+    """Submissions, steps with random answers, cancellations; few tokens, little memory."""
 
     N_BLOCKS = 10
 

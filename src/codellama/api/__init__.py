@@ -135,9 +135,7 @@ class CodeLlama:
     def samples(
         self, prompt: str | Sequence[int], n: int, *, heal: bool = False, **params: Any
     ) -> list[Completion]:
-        """n continuations of one prompt, which is computed once. With a seed, the first is that of
-        `complete`.
-        """
+        """n continuations of one prompt, computed once; the first is what `complete` gives."""
         return self._answer([self._completion_prompt(prompt, heal)], params, n=n)
 
     def infill(
@@ -157,9 +155,7 @@ class CodeLlama:
         return self._answer([self._infilling_prompt(prefix, suffix, order, heal)], params)[0]
 
     def chat(self, messages: Sequence[Message], **params: Any) -> Completion:
-        """The answer to a conversation of {"role", "content"} messages, in the model's own chat
-        format.
-        """
+        """The answer to messages {"role", "content"}, in the model's own chat format."""
         return self._answer([self._chat_prompt(messages)], params)[0]
 
     def stream(
@@ -179,9 +175,7 @@ class CodeLlama:
         return self._stream(self._chat_prompt(messages), params)
 
     def logits(self, ids: Sequence[int]) -> Logits:
-        """Logits after each id, float32 [T, vocab]: 200 MB per 1,000 tokens at a vocabulary of
-        49,152.
-        """
+        """Logits after each id, float32 [T, vocab]: 200 MB per 1,000 tokens of SmolLM2."""
         return self.engine.logits(_integers(ids))
 
     def embed(self, text: str) -> npt.NDArray[np.float32]:

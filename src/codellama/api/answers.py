@@ -45,9 +45,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts. `cached_tokens` of the prompt were found computed; completion_tokens exclude a
-    stop token.
-    """
+    """Token counts. Of the prompt, `cached_tokens` were found computed."""
 
     prompt_tokens: int
     completion_tokens: int

@@ -22,9 +22,7 @@ Run = Callable[[Batch], Logits]
 
 
 def assemble(plan: list[Slot]) -> Batch:
-    """The plan's slots as one ragged batch. Rows: from each sampling slot's last known token to the
-    end of its draft.
-    """
+    """The plan as one ragged batch; wanted rows are those from a slot's last known token on."""
     tokens = [slot.tokens for slot in plan]
     starts_S1 = np.fromiter(accumulate(map(len, tokens), initial=0), np.int32, len(plan) + 1)
     rows = [
@@ -42,9 +40,7 @@ def assemble(plan: list[Slot]) -> Batch:
 
 
 def run_alone(run: Run, ids: list[int], blocks: array[int], chunk: int) -> Logits:
-    """`run`'s rows for every token of one text, [T, W], computed `chunk` tokens at a time in these
-    blocks.
-    """
+    """`run`'s rows for every token of one text, [T, W], `chunk` tokens at a time."""
     parts = []
     for start in range(0, len(ids), chunk):
         part = ids[start : start + chunk]

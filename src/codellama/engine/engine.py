@@ -1,10 +1,11 @@
-"""The engine: Requests in, token events and Outputs out, over any Runner. step = schedule → run →
-sample → commit.
+"""The engine: Requests in, token events and Outputs out, over any Runner.
+
+step = schedule → run → sample → commit.
 
 Knows token ids only; text, stop strings and templates belong to the callers, who end a sample by
 `cancel`. One engine serves many threads: each public call takes the engine's turn, a step is one
-turn, so a cancellation waits for at most one step. Streams share the steps: whoever waits for an
-event runs the next step for all.
+turn, so a cancellation waits for at most one step (scoring a text is one turn, too). Streams share
+the steps: whoever waits for an event runs the next step for all.
 
 Does not promise that an exception inside a step (an interrupt, a runner out of memory) spares the
 other requests: the state it leaves is checked, and where it is broken every live request ends with
@@ -24,7 +25,7 @@ import numpy as np
 from codellama.engine.batch import Run, assemble, run_alone
 from codellama.engine.kv_pool import KVPool, blocks_for
 from codellama.engine.live import Draw, LiveRequest
-from codellama.engine.request import FinishReason, Output, Request, TokenEvent
+from codellama.engine.request import FinishReason, Output, Request, SamplingParams, TokenEvent
 from codellama.engine.runner import BLOCK_SIZE, Logits, Runner
 from codellama.engine.scheduler import Scheduler, SchedulerConfig
 from codellama.engine.sequence import Sequence, Slot
@@ -42,9 +43,8 @@ class Engine:
         config: bounds of a step.
         prefix_cache: keep computed prompts for later ones with the same beginning.
 
-    >>> engine = Engine(runner, stop_ids={2})                                      # doctest: +SKIP
-    >>> engine.generate([Request(prompt_ids=(1, 822), params=SamplingParams(max_tokens=8))])[0].ids
-    # doctest: +SKIP
+    >>> engine = Engine(runner, stop_ids=frozenset({2}))         # doctest: +SKIP
+    >>> engine.generate([Request(prompt_ids=(1, 822))])[0].ids   # doctest: +SKIP
     """
 
     def __init__(
@@ -60,10 +60,8 @@ class Engine:
         self._stop_ids = frozenset(stop_ids)
         self._config = config or SchedulerConfig()
         self._prefix_cache = prefix_cache
-        self._gate = (
-            threading.Lock()
-        )  # the next in line waits here, so that nobody takes two turns before it
         self._lock = threading.Lock()
+        self._gate = threading.Lock()  # the next in line waits here: nobody takes two turns before
         self._abandoned: deque[int] = deque()  # closed streams; a finalizer must not take a turn
         self._last_id = 0
         self._reset()
@@ -95,23 +93,17 @@ class Engine:
             return self._submit(request, None)
 
     def step(self) -> list[TokenEvent]:
-        """Compute one batch for all requests; empty when none is in progress or none has got its
-        first token yet.
-        """
+        """Compute one batch for all requests. No events are no end: prompts take several steps."""
         with self._turn():
             return self._step()
 
     def cancel(self, request_id: int, index: int | None = None) -> list[Output]:
-        """End a request, or one of its samples, now. Unknown or finished ones are no error: the
-        list is empty.
-        """
+        """End a request, or one of its samples, now. Nothing to end is no error."""
         with self._turn():
             return self._cancel(request_id, index)
 
     def generate(self, requests: list[Request]) -> list[Output]:
-        """All samples of all requests, in order, batched together. Raises as `check` does, and a
-        sample's error.
-        """
+        """All samples of all requests, in order. Raises as `check` does, and a sample's error."""
         outputs: dict[tuple[int, int], Output] = {}
         for position, event in self.events(requests):
             if event.output is not None:
@@ -137,9 +129,7 @@ class Engine:
         return self._score(ids, self._runner.run)
 
     def hidden(self, ids: list[int]) -> Logits:
-        """Last normalized hidden states, float32 [T, D]. Raises RequestError where the runner keeps
-        them to itself.
-        """
+        """Last normalized hidden states, float32 [T, D]. RequestError where the runner has none."""
         run = getattr(self._runner, "hidden", None)
         if run is None:
             raise RequestError("this runner gives no hidden states, so there are no embeddings")
@@ -214,7 +204,7 @@ class Engine:
         self._live[self._last_id] = LiveRequest.start(
             request,
             sequence,
-            seed=secrets.randbits(63) if params.seed is None else params.seed,
+            seed=_seed(params),
             stop_ids=params.stop_ids if params.ignore_eos else params.stop_ids | self._stop_ids,
             inbox=inbox,
         )
@@ -313,9 +303,7 @@ class Engine:
         return lookup.propose(sequence.tokens, limit) if lookup else []
 
     def _recover(self) -> None:
-        """After an exception in a step: keep what is whole, else start afresh and tell every
-        request.
-        """
+        """After an exception in a step: keep what is whole, else start afresh and tell everyone."""
         try:
             self._scheduler.check_integrity()
             assert {sequence.request_id for sequence in self._scheduler} == set(self._live)
@@ -326,6 +314,13 @@ class Engine:
             for live in lost.values():
                 for index in range(live.request.n):
                     live.end_event(index, "error", error=error)
+
+
+def _seed(params: SamplingParams) -> int:
+    """The seed to use and report; greedy answers need none, and compare equal."""
+    if params.seed is not None:
+        return params.seed
+    return 0 if params.temperature == 0.0 else secrets.randbits(63)
 
 
 def _events_only(events: Generator[tuple[int, TokenEvent]]) -> Generator[TokenEvent]:

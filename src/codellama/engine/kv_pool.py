@@ -63,9 +63,7 @@ class KVPool:
         return len(self._child)
 
     def match(self, tokens: list[int], limit: int) -> array[int]:
-        """Take references on the longest published chain that covers at most `limit` of these
-        tokens.
-        """
+        """Take references on the longest published chain over at most `limit` of these tokens."""
         blocks = array("i")
         raw = array("i", tokens[:limit]).tobytes()
         parent = ROOT
@@ -79,9 +77,7 @@ class KVPool:
         return blocks
 
     def allocate(self, count: int) -> array[int]:
-        """Fresh blocks with one reference each; least recently used ones leave the tree. Needs
-        `available` ≥ count.
-        """
+        """`count` fresh blocks, at most `available`; the least recently used leave the tree."""
         assert count <= self.available, f"{count} blocks wanted, {self.available} available"
         blocks = array("i")
         for _ in range(count):
@@ -100,9 +96,7 @@ class KVPool:
         return table
 
     def release(self, blocks: array[int]) -> None:
-        """Drop one reference on each, from the back, so that leaves are evicted before what leads
-        to them.
-        """
+        """Drop one reference on each, from the back: leaves go before what leads to them."""
         for block in reversed(blocks):
             self._references[block] -= 1
             assert self._references[block] >= 0, f"block {block} released twice"
@@ -148,9 +142,7 @@ class KVPool:
         return sum(self._references[block] == count for block, count in dropped.items())
 
     def nodes(self) -> Iterator[tuple[int, int, bytes]]:
-        """The prefix tree, parents before children: (block, parent or −1, its tokens as int32
-        bytes).
-        """
+        """The prefix tree, parents first: (block, parent or −1, its tokens as int32 bytes)."""
         children: dict[int, list[tuple[int, bytes]]] = {}
         for (parent, key), block in self._child.items():
             children.setdefault(parent, []).append((block, key))
@@ -162,9 +154,7 @@ class KVPool:
                 level.append(block)
 
     def check_integrity(self, tables: Iterable[array[int]]) -> None:
-        """Assert that counts, queue and tree agree with the living block tables. For tests and
-        after interrupts.
-        """
+        """Assert that counts, queue and tree agree with the living block tables."""
         held = Counter(block for table in tables for block in table)
         for block, references in enumerate(self._references):
             assert references == held[block], (

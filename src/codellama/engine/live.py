@@ -23,9 +23,7 @@ __all__ = ["Draw", "LiveRequest", "LiveSample"]
 
 @dataclass(slots=True)
 class Draw:
-    """Drawn for one sample in one step: the right part of the draft and one token more, or an error
-    after them.
-    """
+    """One sample's draw in one step: the right part of the draft and a token, or an error."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)

@@ -162,9 +162,7 @@ def penalize(logits_V: Logits, tokens: list[int], params: SamplingParams) -> Log
 def candidates(
     logits_V: Logits, params: SamplingParams, likeliest: int
 ) -> tuple[Ids | None, Float64]:
-    """What survives the cuts: ids (None: every id, in order) and unnormalized weights. Temperature
-    above 0.
-    """
+    """What survives the cuts: ids (None: every id, in order) and their weights, not normalized."""
     peak, temperature = float(logits_V[likeliest]), params.temperature
     if 0 < params.top_k < len(logits_V):
         ids_C = top_tokens(logits_V, params.top_k)
@@ -196,9 +194,7 @@ def _weights(logits_C: Logits, peak: float, temperature: float) -> Float64:
 
 
 def _head(logits_V: Logits, weights_V: Float64, mass: float) -> Ids:
-    """The likeliest tokens, in order, that together weigh at least `mass`: a few, and all only
-    where needed.
-    """
+    """The likeliest tokens, in order, that weigh at least `mass`: all only where needed."""
     for size in NUCLEUS:
         ids_C = top_tokens(logits_V, size)
         if weights_V[ids_C].sum() >= mass:

@@ -1,5 +1,4 @@
-"""What runs in the next step: continuous batching with chunked prefill, priorities, pre-emption,
-drafts.
+"""What runs in the next step: continuous batching, chunked prefill, priorities, pre-emption.
 
 A state machine over token lists and block tables: no tensors, no text, no clock but its own count
 of steps. It decides which tokens of which sequence are computed next and promises: the step's token
@@ -91,9 +90,7 @@ class Scheduler:
         return self._fill()
 
     def advance(self, slot: Slot) -> list[Sequence]:
-        """The slot's known tokens are computed. Returns the sequences to draw for: itself, and its
-        forks if any.
-        """
+        """The slot's known tokens are computed. Returns whom to draw for, forks included."""
         sequence = slot.sequence
         sequence.computed += slot.count
         self._publish(sequence)
@@ -104,24 +101,18 @@ class Scheduler:
         return [sequence, *forks]
 
     def extend(self, sequence: Sequence, tokens: list[int]) -> None:
-        """These tokens were drawn; all but the last one were drafted rightly, so the cache holds
-        them already.
-        """
+        """These tokens were drawn; the cache has all but the last, which were drafted rightly."""
         sequence.tokens += tokens
         sequence.computed += len(tokens) - 1
         self._publish(sequence)
 
     def finish(self, sequence: Sequence) -> None:
-        """Take a sequence out, at any time between steps; its published blocks stay in the prefix
-        tree.
-        """
+        """Take a sequence out, between steps; its published blocks stay in the prefix tree."""
         self._remove(self.running if sequence.blocks else self.waiting, sequence)
         self._release(sequence)
 
     def borrow(self, count: int) -> array[int]:
-        """Blocks for a use outside the queue, pre-empting as needed; give them back with
-        `pool.release`.
-        """
+        """Blocks for another use, pre-empting as needed; give them back with `pool.release`."""
         while self.pool.available < count:
             self._preempt(self.running[-1])
         return self.pool.allocate(count)
@@ -143,17 +134,13 @@ class Scheduler:
     # A step, in three parts.
 
     def _grow(self) -> None:
-        """Room for every running sequence's known tokens; who finds none pre-empts the largest
-        rank, or itself.
-        """
+        """Room for all known tokens; who finds none pre-empts the largest rank, or itself."""
         for sequence in tuple(self.running):
             while sequence.blocks and not self._secure(sequence):
                 self._preempt(self.running[-1])
 
     def _secure(self, sequence: Sequence) -> bool:
-        """Make the next known tokens writable: blocks of its own up to the last one. False if
-        blocks are short.
-        """
+        """Own blocks for the next known tokens, up to the last one. False if blocks are short."""
         missing = max(0, blocks_for(len(sequence.tokens)) - len(sequence.blocks))
         first = sequence.computed // BLOCK_SIZE
         shared = first < len(sequence.blocks) and self.pool.is_shared(sequence.blocks[first])

@@ -1,5 +1,4 @@
-"""Prompt lookup: guess the next tokens from an earlier occurrence of the last ones, when guessing
-has paid.
+"""Prompt lookup: guess the next tokens from an earlier occurrence of the last ones.
 
 Code repeats itself, and an edit repeats almost all of it. The draft is computed in the same step as
 the token it follows, and accepted as far as the tokens drawn at its rows equal it. As the draw at
@@ -19,9 +18,7 @@ __all__ = ["PromptLookup"]
 # (n, longest draft after a match of n tokens): two equal tokens say little about the next sixteen.
 MATCHES = ((8, 16), (4, 8), (2, 4))
 WINDOW = 48  # drafted tokens over which acceptance is judged
-WORTHWHILE = (
-    0.25  # accepted share below which drafting pauses; a guess, until a benchmark says better
-)
+WORTHWHILE = 0.25  # accepted share below which drafting pauses; not yet measured
 PAUSE = 64  # tokens without drafts before it is tried again
 
 
@@ -43,9 +40,7 @@ class PromptLookup:
         self._paused_until = 0
 
     def propose(self, tokens: list[int], limit: int) -> list[int]:
-        """At most `limit` tokens that may follow `tokens`; empty when nothing matches or drafting
-        does not pay.
-        """
+        """At most `limit` tokens that may follow; none when nothing matches or it does not pay."""
         if len(tokens) < self._paused_until:
             return []
         self._index(tokens)

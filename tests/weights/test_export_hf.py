@@ -91,12 +91,14 @@ PARAMS = {
 def test_configs(tmp_path: Path) -> None:
     write_meta(tmp_path / "meta", random_weights(CONFIG), params=PARAMS)
     write_sentencepiece(tmp_path / "meta", VOCAB, infills=True)
+    (tmp_path / "meta" / "LICENSE").write_text("Llama 2 Community License Agreement")
     export_gguf(open_model(tmp_path / "meta"), tmp_path / "m.gguf")
     export_hf(open_model(tmp_path / "m.gguf"), tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["rms_norm_eps"] == 1e-5  # not float32's 9.999999747378752e-06
     assert config["torch_dtype"] == "bfloat16"
     assert config["num_key_value_heads"] == 2 and config["rope_theta"] == 1e6
+    assert open_model(tmp_path / "out").license == "llama2"
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert generation == {"bos_token_id": 1, "eos_token_id": [2, VOCAB - 6]}  # </s>, ▁<EOT>
     load(tmp_path / "out")
@@ -214,6 +216,7 @@ def test_code_llamas_own_vocabulary(shared_data: Path) -> None:
 
     texts = (vectors / "ggml-vocab-llama-spm.gguf.inp").read_text().split("\n__ggml_vocab_test__\n")
     ids = (vectors / "ggml-vocab-llama-spm.gguf.out").read_text().split("\n")
+    assert len(texts) > 40
     for text, expected in zip(texts, ids, strict=False):
         assert library.encode(text, add_special_tokens=False).ids == [
             int(i) for i in expected.split()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -248,3 +248,28 @@ def test_storage_types(tmp_path: Path) -> None:
     write_hf(tmp_path, GQA, dtype="bfloat16")
     types = {layout.type for layout in HuggingFaceFolder(tmp_path).layouts.values()}
     assert types == {GGMLType.BF16}
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["config.json", INDEX, "model-00001-of-00003.safetensors"]),
+    st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=9)), min_size=1, max_size=3),
+)
+def test_mutated_folders(tmp_path: Path, file: str, edits: list[tuple[int, bytes]]) -> None:
+    folder = tmp_path / "model"
+    if not folder.exists():
+        write_hf(folder, GQA, max_shard_size="200kB")
+    original = (folder / file).read_bytes()
+    data = bytearray(original)
+    for position, patch in edits:
+        start = position % len(data)
+        data[start : start + len(patch)] = patch
+    (folder / file).write_bytes(data)
+    try:
+        opened = HuggingFaceFolder(folder)
+        for name in opened.layouts:
+            opened.tensor(name)
+    except ModelFileError as error:
+        assert "\n" not in str(error)
+    finally:
+        (folder / file).write_bytes(original)

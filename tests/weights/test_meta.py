@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from codellama.errors import ModelFileError
 from codellama.weights.meta import MetaFolder
@@ -157,3 +159,24 @@ def test_infilling_is_seen_in_the_vocabulary(tmp_path: Path) -> None:
     assert not MetaFolder(tmp_path).config.infills
     (tmp_path / "tokenizer.model").write_bytes(b"\x0a" + "▁<PRE>".encode())
     assert MetaFolder(tmp_path).config.infills
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(-4000, 8000), st.binary(max_size=9)), min_size=1, max_size=3))
+def test_mutated_checkpoints(tmp_path: Path, edits: list[tuple[int, bytes]]) -> None:
+    """The pickle lies at the file's beginning, the directory at its end: both are hit."""
+    folder = tmp_path / "model"
+    if not folder.exists():
+        write_meta(folder, random_weights(TINY))
+        (folder / "consolidated.00.pth").rename(tmp_path / "whole")
+    data = bytearray((tmp_path / "whole").read_bytes())
+    for position, patch in edits:
+        start = position % len(data)
+        data[start : start + len(patch)] = patch
+    (folder / "consolidated.00.pth").write_bytes(data)
+    try:
+        opened = MetaFolder(folder)
+        for name in opened.layouts:
+            opened.tensor(name)
+    except ModelFileError as error:
+        assert "\n" not in str(error)

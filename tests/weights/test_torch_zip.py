@@ -300,3 +300,20 @@ def test_mutated_pickles(tmp_path: Path, edits: list[tuple[int, bytes]]) -> None
 @given(st.binary(max_size=60))
 def test_random_pickles(tmp_path: Path, data: bytes) -> None:
     survives(tmp_path / "x.pth", archive(b"\x80\x02" + data + b"."))
+
+
+SNIPPETS = (
+    b"(", b")", b"]", b"}", b"N", b"\x88", b"K\x01", b"J\xff\xff\xff\xff", b"\x8a\x02\x00\x01",
+    b"X\x01\x00\x00\x00w", b"\x8c\x010", b"X\x07\x00\x00\x00storage", b"q\x00", b"q\x01", b"\x94",
+    b"h\x00", b"h\x01", b"\x85", b"\x86", b"\x87", b"t", b"a", b"e", b"s", b"u", b"R", b"b", b"Q",
+    b"ctorch\nHalfStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ccollections\nOrderedDict\n",
+    b"ctorch._utils\n_rebuild_parameter\n", b"\x93", b"G" + bytes(8),
+)  # fmt: skip
+"""Every opcode that the machine knows, with arguments that mean something to it."""
+
+
+@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(SNIPPETS), max_size=30))
+def test_random_programs(tmp_path: Path, program: list[bytes]) -> None:
+    survives(tmp_path / "x.pth", archive(b"\x80\x02" + b"".join(program) + b"."))

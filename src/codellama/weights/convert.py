@@ -34,19 +34,19 @@ def converted(tensor: Tensor, type: GGMLType, pool: ThreadPoolExecutor | None) -
     Raises:
         ModelFileError: the weights hold NaN or infinite values, or values beyond `type`'s range.
     """
-    if tensor.type == type:
-        check_finite(tensor)
-        yield tensor.data
-        drop_pages(tensor.data)
-        return
     chunks = _row_chunks(tensor)
-    if pool is None:
-        for chunk in chunks:
-            yield _convert(chunk, type)
-            drop_pages(chunk.data)
+    if tensor.type == type:
+        yield from map(_checked, chunks)
+    elif pool is None:
+        yield from (_convert(chunk, type) for chunk in chunks)
     else:
         yield from _ordered(pool, (partial(_convert, chunk, type) for chunk in chunks))
-        drop_pages(tensor.data)
+    drop_pages(tensor.data)
+
+
+def _checked(chunk: Tensor) -> Bytes:
+    check_finite(chunk)
+    return chunk.data
 
 
 def _row_chunks(tensor: Tensor) -> Iterator[Tensor]:

@@ -26,7 +26,7 @@ from codellama.weights.blocks import dequantize, quantize
 from codellama.weights.checkpoint import Shape, heads_of, hf_name, permute_rows
 from codellama.weights.convert import converted
 from codellama.weights.export_tokenizer import write_tokenizer
-from codellama.weights.files import atomic_folder, synced_write
+from codellama.weights.files import atomic_folder, read_bounded, synced_write
 from codellama.weights.huggingface import INDEX
 from codellama.weights.huggingface_config import hf_from_config
 from codellama.weights.load import ROPE_FACTORS, ModelFile
@@ -38,6 +38,7 @@ __all__ = ["export_hf"]
 Progress = Callable[[int, int], None]
 
 SHARD_BYTES = 5_000_000_000  # transformers' own default, "5GB"
+_NOTICES = ("LICENSE*", "NOTICE*", "USE_POLICY*", "README.md")
 _CODE = {type: code for code, type in DTYPES.items()}
 _TORCH_NAME = {GGMLType.F32: "float32", GGMLType.F16: "float16", GGMLType.BF16: "bfloat16"}
 
@@ -89,6 +90,7 @@ def export_hf(
     shards = _shards(plan, shard_bytes)
     with atomic_folder(dst) as folder, ThreadPoolExecutor(2) as pool:
         tokenizer = write_tokenizer(src, folder)
+        _write_notices(src, folder)
         _write_configs(src, folder, plan, tokenizer)
         meter = _Meter(sum(tensor.n_bytes for tensor in plan), progress)
         for file_name, tensors in shards.items():
@@ -198,3 +200,14 @@ def _write_configs(
     generation = {key: config[key] for key in ("bos_token_id", "eos_token_id")}
     for name, document in (("config.json", config), ("generation_config.json", generation)):
         synced_write(folder / name, json.dumps(document, indent=2).encode() + b"\n")
+
+
+def _write_notices(src: ModelFile, folder: Path) -> None:
+    """The license and the model card go along; of a GGUF file as much as it tells."""
+    if src.path.is_dir():
+        for pattern in _NOTICES:
+            for path in src.path.glob(pattern):
+                if path.is_file():
+                    synced_write(folder / path.name, read_bounded(path))
+    elif src.license:
+        synced_write(folder / "README.md", f"---\nlicense: {src.license}\n---\n".encode())

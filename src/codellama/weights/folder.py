@@ -14,7 +14,7 @@ from typing import Any
 from codellama.errors import CodeLlamaError
 from codellama.weights.files import read_bounded, read_json
 
-__all__ = ["TOKENIZER_FILES", "folder_infills", "folder_metadata"]
+__all__ = ["TOKENIZER_FILES", "folder_infills", "folder_metadata", "folder_name"]
 
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")
 
@@ -24,9 +24,20 @@ _CARD_LICENSE = re.compile(rb"^license:[ \t]*['\"]?([A-Za-z0-9][\w.+-]{0,63})", 
 _LLAMA_2_LICENSE = b"LLAMA 2 COMMUNITY LICENSE"
 
 
-def folder_metadata(folder: Path, name: str) -> dict[str, Any]:
+def folder_name(folder: Path) -> str:
+    """What to call the model of a folder: its name, or ORG/REPO inside a Hugging Face cache."""
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.removeprefix("models--").replace("--", "/")
+    return folder.resolve().name
+
+
+def folder_metadata(folder: Path) -> dict[str, Any]:
     """general.* and tokenizer.chat_template of a folder, as far as its files tell."""
-    metadata: dict[str, Any] = {"general.architecture": "llama", "general.name": name}
+    metadata: dict[str, Any] = {
+        "general.architecture": "llama",
+        "general.name": folder_name(folder),
+    }
     if license := _license(folder):
         metadata["general.license"] = license
     if template := _chat_template(folder):

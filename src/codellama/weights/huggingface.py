@@ -49,7 +49,7 @@ class HuggingFaceFolder:
         self.config: ModelConfig = config_from_hf(
             read_json(path), path, infills=folder_infills(folder)
         )
-        self.metadata: dict[str, Any] = folder_metadata(folder, self.config.name)
+        self.metadata: dict[str, Any] = folder_metadata(folder)
         self._entries: dict[str, tuple[SafetensorsFile, str]] = {}
         for file, name in _tensors(folder):
             self._add(file, name)

@@ -18,6 +18,7 @@ import numpy as np
 
 from codellama.errors import ModelFileError
 from codellama.model.config import ModelConfig, RopeScaling
+from codellama.weights.folder import folder_name
 from codellama.weights.numbers import Numbers
 
 __all__ = ["config_from_hf", "hf_from_config"]
@@ -41,7 +42,7 @@ def config_from_hf(document: Mapping[str, Any], path: Path, *, infills: bool) ->
     theta, scaling = _rope(document, path)
     try:
         return ModelConfig(
-            name=str(document.get("_name_or_path") or path.parent.name)[:200],
+            name=folder_name(path.parent),
             dim=dim,
             n_layers=read.whole("num_hidden_layers", most=_MAX_LAYERS),
             n_heads=heads,

@@ -22,7 +22,7 @@ from codellama.errors import ModelFileError
 from codellama.model.config import ModelConfig, ffn_hidden
 from codellama.weights.checkpoint import Layout, Shape, check_layouts
 from codellama.weights.files import read_json
-from codellama.weights.folder import folder_infills, folder_metadata
+from codellama.weights.folder import folder_infills, folder_metadata, folder_name
 from codellama.weights.numbers import Numbers
 from codellama.weights.tensor import Bytes, Tensor, drop_pages, row_bytes
 from codellama.weights.torch_zip import read_torch_file
@@ -50,7 +50,7 @@ class MetaFolder:
         self.config: ModelConfig = _config(
             read_json(path), path, self._vocab_rows(), infills=folder_infills(folder)
         )
-        self.metadata: dict[str, Any] = folder_metadata(folder, self.config.name)
+        self.metadata: dict[str, Any] = folder_metadata(folder)
         self._axes = {name: self._axis(name) for name in self._names}
         self.layouts: Mapping[str, Layout] = {name: self._layout(name) for name in self._names}
         self._check_shard_count(folder)
@@ -162,7 +162,7 @@ def _config(
     multiplier = read.real("ffn_dim_multiplier", 1.0)
     try:
         return ModelConfig(
-            name=path.parent.name,
+            name=folder_name(path.parent),
             dim=dim,
             n_layers=read.whole("n_layers", most=1000),
             n_heads=heads,

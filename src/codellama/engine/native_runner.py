@@ -9,32 +9,22 @@ the largest tensor.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
-from codellama.weights.blocks import dequantize
 
 from codellama.engine.runner import BLOCK_SIZE, Batch, Logits
+from codellama.engine.source import TensorSource
 from codellama.errors import ModelFileError, RequestError
 from codellama.model.config import ModelConfig
 from codellama.native import NativeModel, Shape
+from codellama.weights.blocks import dequantize
 from codellama.weights.tensor import Tensor, drop_pages
 
-__all__ = ["NativeRunner", "TensorSource"]
+__all__ = ["NativeRunner"]
 
 Progress = Callable[[int, int], None]
 
 ROPE_FACTORS = "rope_freqs.weight"
-
-
-class TensorSource(Protocol):
-    """The part of weights.load.ModelFile that a runner needs."""
-
-    @property
-    def config(self) -> ModelConfig: ...
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    def tensor(self, name: str) -> Tensor: ...
 
 
 class NativeRunner:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from codellama.native import _native
+import codellama.native._native as _native
 
 __all__ = ["BLOCK_SIZE", "NativeModel", "Shape", "available_isas", "default_threads"]
 

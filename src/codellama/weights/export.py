@@ -29,7 +29,7 @@ __all__ = ["export_gguf", "export_hf", "quantize_model"]
 Progress = Callable[[int, int], None]
 
 QUANTIZATION_VERSION = 2  # of ggml's block formats; general.quantization_version
-_THREADS = 2  # NumPy's quantizers are bound by memory beyond that
+_THREADS = 2  # each holds a few float32 copies of its chunk of 4 MB
 _UNUSED = 5  # among tokenizer.ggml.token_type
 
 

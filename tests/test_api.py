@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from codellama import CodeLlama, SamplingParams, errors
+from codellama.api import loading
 from codellama.api.loading import pick_device, serving_context
 from codellama.engine.runner import Logits
 from codellama.model.config import PUBLISHED
@@ -305,6 +308,28 @@ def test_devices() -> None:
     assert pick_device("cuda:1") == "cuda:1"
     with pytest.raises(errors.RequestError, match="device is 'tpu'"):
         pick_device("tpu")
+
+
+@pytest.mark.parametrize("torch", [None, ModuleType("torch")])
+def test_a_device_that_cannot_be_used_says_why(
+    torch: ModuleType | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without PyTorch, and with one that has no such device."""
+    if torch is not None:
+        torch.empty = _no_device  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "codellama.engine.torch_runner", _TorchRunner("fake"))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    reason = "pip install" if torch is None else "is not here: no CUDA"
+    with pytest.raises(errors.RequestError, match=f"'cuda' .*{reason}"):
+        loading._torch_runner(None, 16, "cuda")  # type: ignore[arg-type]
+
+
+def _no_device(*_: object, **__: object) -> None:
+    raise RuntimeError("no CUDA\nand a long story")
+
+
+class _TorchRunner(ModuleType):
+    TorchRunner = load_llama = None
 
 
 def test_a_model_that_is_not_here() -> None:

@@ -123,6 +123,15 @@ def test_embeddings_of_like_texts_are_near(llm: CodeLlama) -> None:
     assert dog @ puppy > dog @ tax
 
 
+def test_the_pytorch_forward_says_the_same(smollm2_path: Path, llm: CodeLlama) -> None:
+    """Not to the letter for ever: the native engine rounds activations to 8 bits."""
+    torch = CodeLlama.load(smollm2_path, device="cpu-torch", context=64)
+    for prompt in PROMPTS[:3]:
+        want = llm.complete(prompt, max_tokens=8).tokens
+        assert torch.complete(prompt, max_tokens=8).tokens == want
+    assert torch.embed(PROMPTS[0]) @ llm.embed(PROMPTS[0]) > 0.999
+
+
 def test_what_it_cannot(llm: CodeLlama) -> None:
     with pytest.raises(errors.InfillingUnsupportedError):
         llm.infill("def f():", "return 1")

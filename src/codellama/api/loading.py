@@ -59,7 +59,7 @@ def open_parts(
     model_file = open_model(resolve(name_or_path))
     length = serving_context(model_file.config, context)
     device = pick_device(device)
-    if device == "cpu":
+    if device == "cpu":  # what the native engine holds; PyTorch's own errors tell of the others
         check_memory(model_file, length)
     tokenizer = model_file.tokenizer()
     runner = _runner(model_file, length, device, threads, isa, progress)
@@ -80,9 +80,24 @@ def _runner(
         return NativeRunner(
             model_file, context=context, threads=threads, isa=isa, progress=progress
         )
-    from codellama.engine.torch_runner import TorchRunner
+    return _torch_runner(model_file, context, device.removesuffix("-torch"))
 
-    return TorchRunner(model_file, context=context, device=device.removesuffix("-torch"))
+
+def _torch_runner(model_file: ModelFile, context: int, device: str) -> Runner:
+    try:
+        import torch
+    except ImportError:
+        raise RequestError(
+            f"device {device!r} needs PyTorch: pip install 'codellama[train]', or use device='cpu'"
+        ) from None
+    from codellama.engine.torch_runner import TorchRunner, load_llama
+
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        raise RequestError(f"device {device!r} is not here: {str(error).splitlines()[0]}") from None
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    return TorchRunner(load_llama(model_file, device, dtype), context=context)
 
 
 def serving_context(config: ModelConfig, wanted: int | None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.engine.request import Request, SamplingParams
@@ -70,6 +70,7 @@ def test_a_bad_request_is_refused(keywords: dict[str, object]) -> None:
 
 
 @given(st.floats(0, 1), st.integers(-1, 10**6), st.floats(0, 100), st.integers(-(2**63), 2**64 - 1))
+@settings(deadline=None)
 def test_every_value_in_range_is_taken(
     top_p: float, top_k: int, temperature: float, seed: int
 ) -> None:

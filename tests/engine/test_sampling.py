@@ -104,6 +104,7 @@ weights = hnp.arrays(
 
 
 @given(weights, st.floats(0, 1, exclude_max=True))
+@settings(deadline=None)
 def test_pick_agrees_with_plain_running_sums_and_never_takes_weight_0(
     weights_C: np.ndarray, share: float
 ) -> None:
@@ -128,6 +129,7 @@ def test_splitmix64_gives_its_reference_outputs() -> None:
 
 
 @given(st.integers(-(2**63), 2**64 - 1), st.integers(0, 1000), st.integers(0, 10**6))
+@settings(deadline=None)
 def test_uniform_is_in_range_and_repeats(seed: int, index: int, position: int) -> None:
     number = uniform(seed, index, position)
     assert 0.0 <= number < 1.0

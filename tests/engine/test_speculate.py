@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.engine.speculate import MATCHES, PAUSE, WINDOW, PromptLookup
@@ -29,6 +29,7 @@ def test_long_matches_draft_deeply() -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=80), st.integers(1, 20))
+@settings(deadline=None)
 def test_growing_a_sequence_gives_the_same_as_seeing_it_whole(
     tokens: list[int], limit: int
 ) -> None:

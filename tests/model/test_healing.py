@@ -8,7 +8,7 @@ import doctest
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.model import healing
@@ -36,6 +36,7 @@ def test_the_doctest() -> None:
 
 
 @given(texts)
+@settings(deadline=None)
 def test_masks_agree_with_the_obvious_version(text: bytes) -> None:
     mask_V = vocabulary().mask(text)
     assert len(mask_V) == len(PIECES) + 3
@@ -45,6 +46,7 @@ def test_masks_agree_with_the_obvious_version(text: bytes) -> None:
 
 
 @given(texts)
+@settings(deadline=None)
 def test_extends_agrees_with_the_obvious_version(text: bytes) -> None:
     want = any(piece.startswith(text) and piece != text for piece in PIECES)
     assert vocabulary().extends(text) == want
@@ -86,6 +88,7 @@ def test_characters_are_not_torn() -> None:
 
 
 @given(pieces, st.randoms(use_true_random=False))
+@settings(deadline=None)
 def test_any_walk_along_the_masks_spells_what_was_removed(
     prompt: list[int], random: object
 ) -> None:

@@ -1,19 +1,18 @@
-"""Storage formats in NumPy: the readable reference for the kernels, and what export quantizes with.
+"""Storage formats in NumPy: the readable reference for the kernels, and what export writes.
 
 A row is cut into blocks; a block holds small integer codes and the scale d (and minimum m) that
-turn them into numbers:
-value = d · (code − zero) + m. This file has the float formats and the five older block formats of
-32 values:
+turn them into numbers: value = d · (code − zero) + m. This file has the float formats and the five
+older block formats of 32 values:
 
-    Q4_0  d f16 | 16 bytes: code i in the low nibble of byte i, code i + 16 in the high one
-    zero = 8 Q4_1  d, m f16 | the same
-    zero = 0 Q5_0  d f16 | 32 high bits | nibbles as Q4_0: code = nibble | bit << 4
-    zero = 16 Q5_1  d, m f16 | the same
-    zero = 0 Q8_0  d f16 | 32 signed bytes
+    Q4_0  d f16 | 16 bytes: code i in the low nibble of byte i, code i + 16 in the high; zero 8
+    Q4_1  d, m f16 | the same; zero 0
+    Q5_0  d f16 | 32 high bits | nibbles as Q4_0: code = nibble | bit << 4; zero 16
+    Q5_1  d, m f16 | the same; zero 0
+    Q8_0  d f16 | 32 signed bytes
 
 The formats of 256 values are in blocks_k.py. Arithmetic and rounding are ggml's, so that files
-agree bit for bit (ggml/src/ggml-quants.c, the reference functions). Works on bytes; knows no
-files and no names.
+agree bit for bit (ggml/src/ggml-quants.c, the reference functions). Works on bytes; knows no files
+and no names.
 """
 
 from __future__ import annotations

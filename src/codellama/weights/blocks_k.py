@@ -1,16 +1,15 @@
-"""The K-quants: blocks of 256 values in which the scales of smaller groups are quantized
-themselves.
+"""The K-quants: blocks of 256 values in which the scales of smaller groups are quantized themselves.
 
-    Q2_K   16 groups of 16: byte = scale (low nibble) | minimum << 4; 2-bit codes; d, dmin f16
-    Q3_K   16 groups of 16: 6-bit scales less 32; 2-bit codes and a plane of third bits; d f16
-    zero = 4 Q4_K   8 groups of 32: 6-bit scale and minimum; 4-bit codes; d, dmin f16 Q5_K   the
-    same with a plane of fifth bits Q6_K   16 groups of 16: signed 8-bit scales; 4-bit codes and a
-    plane of pairs of bits; d f16     zero = 32
+    Q2_K  16 groups of 16: byte = scale (low nibble) | minimum << 4; 2-bit codes; d, dmin f16
+    Q3_K  16 groups of 16: 6-bit scales less 32; 2-bit codes, a plane of third bits; d f16; zero 4
+    Q4_K  8 groups of 32: 6-bit scale and minimum; 4-bit codes; d, dmin f16
+    Q5_K  the same with a plane of fifth bits
+    Q6_K  16 groups of 16: signed 8-bit scales; 4-bit codes, a plane of bit pairs; d f16; zero 32
 
 value = d·scale·(code − zero) − dmin·minimum. Codes lie in chunks: the nibbles of 32 bytes are 64
-values (the low ones first), the bit pairs of 32 bytes are 128 values. Scales are searched as
-ggml's reference does, so that the error is its error (ggml/src/ggml-quants.c, make_qkx2_quants
-and make_qx_quants).
+values (the low ones first), the bit pairs of 32 bytes are 128 values. Scales are searched as ggml's
+reference does, so that the error is its error (ggml/src/ggml-quants.c, make_qkx2_quants and
+make_qx_quants).
 """
 
 from __future__ import annotations

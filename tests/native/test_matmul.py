@@ -1,0 +1,138 @@
+"""Kernels on every instruction set of this machine: packing loses nothing, products are as exact
+as they claim.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import codellama.native._native as _native
+from codellama.native import available_isas
+from codellama.weights.blocks import dequantize
+from codellama.weights.tensor import BLOCK_LAYOUT, GGMLType, Tensor
+from native_support import CEILINGS, quantized_activations, random_weights
+
+ISAS = available_isas()
+QUANTIZED = [t for t in GGMLType if BLOCK_LAYOUT[t][0] > 1]
+types = pytest.mark.parametrize("type", list(GGMLType), ids=lambda t: t.name)
+isas = pytest.mark.parametrize("isa", ISAS)
+
+
+def columns_of(type: GGMLType, blocks: int) -> int:
+    """Columns of `blocks` blocks; for float types a number that no vector divides."""
+    elements = BLOCK_LAYOUT[type][0]
+    return blocks * elements if elements > 1 else 32 * blocks + 3
+
+
+def product(tensor: Tensor, x_MK: np.ndarray, isa: str, rows_at_once: int = 0) -> np.ndarray:
+    rows, columns = tensor.shape
+    packed = _native.pack(int(tensor.type), rows, columns, tensor.data)
+    out_MN = np.empty((len(x_MK), rows), np.float32)
+    _native.matmul(packed, x_MK, out_MN, isa, rows_at_once)
+    return out_MN
+
+
+@types
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 100])
+@pytest.mark.parametrize("blocks", [1, 3, 9])
+def test_packing_is_lossless(type: GGMLType, rows: int, blocks: int) -> None:
+    tensor = random_weights(type, rows, columns_of(type, blocks), seed=rows + blocks)
+    packed = _native.pack(int(type), *tensor.shape, tensor.data)
+    back = np.empty(tensor.shape, np.float32)
+    _native.unpack(packed, back)
+    np.testing.assert_array_equal(back, dequantize(tensor))
+
+
+@isas
+@types
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 17, 2), (7, 90, 3), (13, 128, 1)], ids=str)
+def test_product_is_exact_for_its_activations(
+    isa: str, type: GGMLType, shape: tuple[int, int, int]
+) -> None:
+    """Against float64, with activations as the kernel rounds them: only float32 additions may
+    differ.
+    """
+    m, n, blocks = shape
+    tensor = random_weights(type, n, columns_of(type, blocks), seed=m)
+    x_MK = np.random.default_rng(m).normal(size=(m, tensor.shape[1])).astype(np.float32)
+    used = quantized_activations(x_MK, isa) if type in QUANTIZED else x_MK
+    w_NK = dequantize(tensor).astype(np.float64)
+    exact, size = used @ w_NK.T, np.abs(used) @ np.abs(w_NK.T)
+    error = np.abs(product(tensor, x_MK, isa) - exact)
+    assert (error <= 2e-6 * size + 1e-30).all()
+
+
+@isas
+@types
+def test_error_against_float64_stays_under_its_ceiling(isa: str, type: GGMLType) -> None:
+    tensor = random_weights(type, 96, columns_of(type, 4), seed=1)
+    x_MK = np.random.default_rng(1).normal(size=(9, tensor.shape[1])).astype(np.float32)
+    w_NK = dequantize(tensor).astype(np.float64)
+    exact = x_MK.astype(np.float64) @ w_NK.T
+    error = product(tensor, x_MK, isa) - exact
+    scale = np.linalg.norm(x_MK, axis=1)[:, None] * np.linalg.norm(w_NK, axis=1)
+    assert np.sqrt((error**2).mean()) / np.sqrt((scale**2).mean()) < CEILINGS[type.name]
+
+
+@isas
+@types
+def test_a_row_does_not_depend_on_its_company(isa: str, type: GGMLType) -> None:
+    tensor = random_weights(type, 130, columns_of(type, 2), seed=2)
+    x_MK = np.random.default_rng(2).normal(size=(13, tensor.shape[1])).astype(np.float32)
+    alone = np.concatenate([product(tensor, row[None], isa) for row in x_MK])
+    for at_once in range(1, 9):
+        np.testing.assert_array_equal(product(tensor, x_MK, isa, at_once), alone)
+
+
+@pytest.mark.skipif(
+    "avx512" not in ISAS, reason="needs two instruction sets with fused multiply-add"
+)
+@types
+def test_fused_sets_agree_to_the_bit(type: GGMLType) -> None:
+    tensor = random_weights(type, 50, columns_of(type, 3), seed=3)
+    x_MK = np.random.default_rng(3).normal(size=(6, tensor.shape[1])).astype(np.float32)
+    np.testing.assert_array_equal(product(tensor, x_MK, "avx512"), product(tensor, x_MK, "avx2"))
+
+
+@isas
+@pytest.mark.parametrize("size", [0.0, 1e-38, 1e-30, 1e-5, 1e5, 1e30])
+def test_activations_of_any_size(isa: str, size: float) -> None:
+    """From subnormal to enormous: no NaN, and exact where the block is not flushed to zero."""
+    tensor = random_weights(GGMLType.Q4_0, 32, 64, seed=4)
+    x_MK = (np.random.default_rng(4).normal(size=(2, 64)) * size).astype(np.float32)
+    used = quantized_activations(x_MK, isa)
+    w_NK = dequantize(tensor).astype(np.float64)
+    got = product(tensor, x_MK, isa)
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(
+        got, used @ w_NK.T, rtol=1e-4, atol=2e-6 * float((np.abs(used) @ np.abs(w_NK.T)).max())
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), exponent=st.integers(-30, 30))
+def test_quantized_activations_are_the_nearest(isa: str, seed: int, exponent: int) -> None:
+    x = np.random.default_rng(seed).normal(size=64).astype(np.float32) * np.float32(2.0**exponent)
+    q, d = np.empty(64, np.int8), np.empty(2, np.float32)
+    _native.quantize(x, q, d, isa)
+    largest = np.abs(x.reshape(2, 32)).max(1)
+    np.testing.assert_allclose(d, largest / 127, rtol=1e-6)
+    assert np.abs(x - q * np.repeat(d, 32)).max() <= (0.5 + 1e-4) * d.max()
+    assert np.abs(q.astype(int)).reshape(2, 32).max(1).tolist() == [127, 127]
+
+
+def test_bad_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="divide"):
+        _native.pack(int(GGMLType.Q4_0), 4, 33, np.zeros(72, np.uint8))
+    with pytest.raises(ValueError, match="bytes"):
+        _native.pack(int(GGMLType.Q4_0), 4, 32, np.zeros(71, np.uint8))
+    with pytest.raises(ValueError, match="storage type 9"):
+        _native.pack(9, 4, 32, np.zeros(72, np.uint8))
+    with pytest.raises(ValueError, match="available"):
+        _native.rms_norm(
+            np.ones(4, np.float32), np.ones(4, np.float32), 1e-5, np.ones(4, np.float32), "mmx"
+        )

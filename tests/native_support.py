@@ -1,0 +1,65 @@
+"""Shared by the native engine's tests: random weights of any storage type, and the errors
+accepted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+import codellama.native._native as _native
+from codellama.weights.tensor import BLOCK_LAYOUT, GGMLType, Tensor, row_bytes
+
+# Root mean square error of a product with normal activations, relative to |x|·|w|. For quantized
+# types it is that of int8 activations, d/√12 per value with d = max|x|/127 of 32 values: about
+# 0.0045 of |x|, spread over the product's direction. Measured values are in docs/NUMERICS.md; the
+# ceilings leave a quarter above them.
+_INT8 = 6e-4
+CEILINGS = {
+    "F32": 1e-7,
+    "F16": 1e-7,
+    "BF16": 1e-7,
+    **dict.fromkeys(
+        ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"), _INT8
+    ),
+}
+
+_SCALES = {
+    GGMLType.Q4_1: (0, 2),
+    GGMLType.Q5_1: (0, 2),
+    GGMLType.Q2_K: (80, 82),
+    GGMLType.Q3_K: (108,),
+    GGMLType.Q4_K: (0, 2),
+    GGMLType.Q5_K: (0, 2),
+    GGMLType.Q6_K: (208,),
+}
+
+
+def random_weights(type: GGMLType, rows: int, columns: int, seed: int) -> Tensor:
+    """Arbitrary codes, and scales of either sign, a hundredth of them subnormal."""
+    rng = np.random.default_rng(seed)
+    elements, size = BLOCK_LAYOUT[type]
+    if elements == 1:
+        values = rng.normal(size=(rows, columns)).astype(np.float32)
+        if type is GGMLType.F16:
+            data = values.astype(np.float16)
+        else:
+            data = (
+                (values.view(np.uint32) >> 16).astype(np.uint16)
+                if type is GGMLType.BF16
+                else values
+            )
+        return Tensor("w", (rows, columns), type, data.reshape(-1).view(np.uint8))
+    blocks = rows * row_bytes(type, columns) // size
+    raw = rng.integers(0, 256, (blocks, size), np.uint8)
+    for at in _SCALES.get(type, (0,)):
+        scale = rng.normal(0, 0.1, (blocks, 1))
+        scale[rng.random(blocks) < 0.01] *= 1e-6
+        raw[:, at : at + 2] = scale.astype(np.float16).view(np.uint8)
+    return Tensor("w", (rows, columns), type, raw.reshape(-1))
+
+
+def quantized_activations(x_MK: np.ndarray, isa: str) -> np.ndarray:
+    """x as the kernels see it: int8 codes times the scale of their 32, in float64."""
+    q, d = np.empty(x_MK.size, np.int8), np.empty(x_MK.size // 32, np.float32)
+    _native.quantize(np.ascontiguousarray(x_MK).reshape(-1), q, d, isa)
+    return (q.reshape(-1, 32) * d[:, None].astype(np.float64)).reshape(x_MK.shape)

@@ -19,6 +19,7 @@ BAD = [
     ("temperature", math.inf),
     ("temperature", math.nan),
     ("temperature", "hot"),
+    ("temperature", 10**400),
     ("temperature", None),
     ("top_k", -2),
     ("top_p", 1.01),

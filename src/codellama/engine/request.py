@@ -8,7 +8,6 @@ submit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -98,7 +97,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _integer("max_tokens", self.max_tokens, 0, optional=True)
-        _number("temperature", self.temperature, 0.0, math.inf)
+        _number("temperature", self.temperature, 0.0, 1000.0)
         _integer("top_k", self.top_k, -1)
         _number("top_p", self.top_p, 0.0, 1.0)
         _number("min_p", self.min_p, 0.0, 1.0)
@@ -224,9 +223,8 @@ class TokenEvent:
 
 def _number(name: str, value: float, low: float, high: float) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
-        bound = f"from {low:g} up" if math.isinf(high) else f"from {low:g} to {high:g}"
-        raise RequestError(f"{name} is {value!r}: it must be a number {bound}")
+    if not number or not low <= value <= high:  # NaN is in no range
+        raise RequestError(f"{name} is {value!r}: it must be a number from {low:g} to {high:g}")
 
 
 def _integer(
@@ -235,11 +233,10 @@ def _integer(
     if value is None and optional:
         return
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
+    if not whole or value is None or value < low or (high is not None and value > high):
         bound = f"from {low} up" if high is None else f"from {low} to {high}"
-        raise RequestError(
-            f"{name} is {value!r}: it must be an integer {bound}{' or None' if optional else ''}"
-        )
+        none = " or None" if optional else ""
+        raise RequestError(f"{name} is {value!r}: it must be an integer {bound}{none}")
 
 
 def _flag(name: str, value: object, *, optional: bool = False) -> None:

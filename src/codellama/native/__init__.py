@@ -11,6 +11,7 @@ vocabulary, D dim.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,6 +78,19 @@ def _cgroup_cores() -> int | None:
     return -(-int(quota) // int(period))
 
 
+def _address(name: str) -> tuple[str, int]:
+    """Slot and layer: ("wq", 3) of layers.3.attention.wq.weight, ("norm", -1) of norm.weight."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"unknown tensor name {name!r}")
+    return match["slot"], int(match["layer"] or -1)
+
+
+_NAME = re.compile(
+    r"(?:layers\.(?P<layer>[0-9]{1,6})\.(?:attention\.|feed_forward\.)?)?(?P<slot>\w+)\.weight"
+)
+
+
 class NativeModel:
     """A Llama in the engine's own weight layout, with a paged KV cache of 16-token blocks.
 
@@ -113,16 +127,14 @@ class NativeModel:
 
     def add_matrix(self, name: str, type_number: int, shape: Sequence[int], data: UInt8) -> None:
         """Add a matrix [rows, columns] by Meta's name, e.g. "layers.0.attention.wq.weight"."""
-        parts = name.split(".")
-        slot, layer = (parts[-2], int(parts[1])) if parts[0] == "layers" else (parts[0], -1)
+        if len(shape) != 2:
+            raise ValueError(f"a matrix has two dimensions, not {len(shape)}")
         rows, columns = shape
-        self._model.set_matrix(slot, layer, int(type_number), rows, columns, data)
+        self._model.set_matrix(*_address(name), int(type_number), rows, columns, data)
 
     def add_norm(self, name: str, weight: Float32) -> None:
         """Add an RMSNorm weight [D] by Meta's name, e.g. "layers.0.attention_norm.weight"."""
-        parts = name.split(".")
-        slot, layer = (parts[2], int(parts[1])) if parts[0] == "layers" else (parts[0], -1)
-        self._model.set_norm(slot, layer, np.ascontiguousarray(weight, np.float32))
+        self._model.set_norm(*_address(name), np.ascontiguousarray(weight, np.float32))
 
     def set_rope_frequency_factors(self, factors: Float32) -> None:
         """Divide RoPE frequencies by factors [head_dim / 2] (`rope_freqs` of Llama 3 files)."""
@@ -153,8 +165,9 @@ class NativeModel:
     ) -> Float32:
         """Run one ragged batch; returns logits [R, V], or the normalised last hidden states [R, D].
 
-        `out` is written and returned when given. Raises ValueError, before anything is computed,
-        for token ids, blocks or rows that do not exist and for block tables that are too short.
+        `out` is written and returned when given. Raises, before anything is computed, ValueError
+        for token ids, blocks or rows that do not exist and for block tables that are too short,
+        TypeError for arrays of another type or layout: none is converted.
         """
         if out is None:
             width = self.shape.dim if hidden else self.shape.vocab_size

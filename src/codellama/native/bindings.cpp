@@ -1,5 +1,6 @@
 // The Python face of the engine, as thin as it gets: arrays are checked for type, shape and order by their
-// annotations, values by the engine; std::invalid_argument becomes ValueError. The lock is released while computing.
+// annotations, values by the engine; std::invalid_argument becomes ValueError. Arrays are never converted: results
+// written to a converted copy would be lost, and large integers would wrap. The lock is released while computing.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -24,6 +25,8 @@ using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
 }
+
+auto array(const char* name) { return nb::arg(name).noconvert(); }
 
 Slot slot_of(const std::string& name) {
     static const std::pair<const char*, Slot> slots[] = {{"tok_embeddings", Slot::tok_embeddings},
@@ -176,24 +179,32 @@ NB_MODULE(_native, m) {
             nb::kw_only(), nb::arg("dim"), nb::arg("n_layers"), nb::arg("n_heads"), nb::arg("n_kv_heads"),
             nb::arg("head_dim"), nb::arg("ffn_dim"), nb::arg("vocab_size"), nb::arg("norm_eps"), nb::arg("rope_theta"),
             nb::arg("rope_factor"), nb::arg("n_threads"), nb::arg("isa"))
-        .def("set_matrix",
-             [](Model& self, const std::string& slot, int layer, int ggml_type, int rows, int columns,
-                In<uint8_t, 1> source) {
-                 const nb::gil_scoped_release unlocked;
-                 self.set_matrix(slot_of(slot), layer, ggml_type, rows, columns, source.data(), source.shape(0));
-             })
-        .def("set_norm",
-             [](Model& self, const std::string& slot, int layer, In<float, 1> weight) {
-                 self.set_norm(norm_slot_of(slot), layer, weight.data(), static_cast<int>(weight.shape(0)));
-             })
-        .def("set_rope_frequency_factors",
-             [](Model& self, In<float, 1> factors) {
-                 self.set_rope_frequency_factors(factors.data(), static_cast<int>(factors.shape(0)));
-             })
+        .def(
+            "set_matrix",
+            [](Model& self, const std::string& slot, int layer, int ggml_type, int rows, int columns,
+               In<uint8_t, 1> source) {
+                const nb::gil_scoped_release unlocked;
+                self.set_matrix(slot_of(slot), layer, ggml_type, rows, columns, source.data(), source.shape(0));
+            },
+            nb::arg("slot"), nb::arg("layer"), nb::arg("ggml_type"), nb::arg("rows"), nb::arg("columns"),
+            array("source"))
+        .def(
+            "set_norm",
+            [](Model& self, const std::string& slot, int layer, In<float, 1> weight) {
+                self.set_norm(norm_slot_of(slot), layer, weight.data(), static_cast<int>(weight.shape(0)));
+            },
+            nb::arg("slot"), nb::arg("layer"), array("weight"))
+        .def(
+            "set_rope_frequency_factors",
+            [](Model& self, In<float, 1> factors) {
+                self.set_rope_frequency_factors(factors.data(), static_cast<int>(factors.shape(0)));
+            },
+            array("factors"))
         .def("check_complete", &Model::check_complete)
         .def("allocate_cache", &Model::allocate_cache)
         .def("copy_block", &Model::copy_block)
-        .def("step", &step)
+        .def("step", &step, array("tokens_T"), array("starts_S1"), array("past_S"), array("blocks_SB"), array("rows_R"),
+             array("out"), nb::arg("hidden"))
         .def_prop_ro("isa", [](const Model& self) { return std::string(self.kernels().name); })
         .def_prop_ro("n_threads", &Model::n_threads)
         .def_prop_ro("n_blocks", &Model::n_blocks)
@@ -201,10 +212,10 @@ NB_MODULE(_native, m) {
         .def_prop_ro("cache_bytes", &Model::cache_bytes);
 
     nb::class_<Packed>(m, "Packed").def_prop_ro("bytes", [](const Packed& self) { return self.matrix.tiles.size(); });
-    m.def("pack", &pack);
-    m.def("unpack", &unpack);
-    m.def("matmul", &matmul);
-    m.def("quantize", &quantize);
-    m.def("rms_norm", &rms_norm);
-    m.def("silu_mul", &silu_mul);
+    m.def("pack", &pack, nb::arg("ggml_type"), nb::arg("rows"), nb::arg("columns"), array("source"));
+    m.def("unpack", &unpack, nb::arg("packed"), array("out"));
+    m.def("matmul", &matmul, nb::arg("packed"), array("x"), array("out"), nb::arg("isa"), nb::arg("rows_at_once"));
+    m.def("quantize", &quantize, array("x"), array("q"), array("d"), nb::arg("isa"));
+    m.def("rms_norm", &rms_norm, array("x"), array("weight"), nb::arg("eps"), array("out"), nb::arg("isa"));
+    m.def("silu_mul", &silu_mul, array("gate"), array("up"), nb::arg("isa"));
 }

@@ -15,15 +15,27 @@ namespace {
 
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-}  // namespace
+bool positive(double x) { return x > 0 && std::isfinite(x); }
 
-Model::Model(const Shape& shape, int n_threads, const Kernels* kernels)
-    : shape_(shape), kernels_(kernels), pool_(n_threads), layers_(static_cast<size_t>(shape.n_layers)) {
-    if (shape.head_dim % 2 != 0 || round_up(shape.head_dim, kLanes) > kMaxHeadPad) {
+const Shape& checked(const Shape& shape) {
+    for (int n : {shape.dim, shape.n_layers, shape.n_heads, shape.n_kv_heads, shape.head_dim, shape.ffn_dim,
+                  shape.vocab_size}) {
+        if (n <= 0) refuse("a model's sizes are positive numbers; " + std::to_string(n) + " is not");
+    }
+    if (shape.head_dim % 2 != 0 || shape.head_dim > kMaxHeadPad) {
         refuse("head_dim " + std::to_string(shape.head_dim) + " must be even and at most " +
                std::to_string(kMaxHeadPad));
     }
-    if (shape.n_kv_heads <= 0 || shape.n_heads % shape.n_kv_heads != 0) refuse("heads do not share kv heads evenly");
+    if (shape.n_heads % shape.n_kv_heads != 0) refuse("heads do not share kv heads evenly");
+    if (!positive(shape.rope_theta) || !positive(shape.rope_factor)) refuse("rope_theta and rope_factor are positive");
+    if (!std::isfinite(shape.norm_eps) || shape.norm_eps < 0) refuse("norm_eps is not negative");
+    return shape;
+}
+
+}  // namespace
+
+Model::Model(const Shape& shape, int n_threads, const Kernels* kernels)
+    : shape_(checked(shape)), kernels_(kernels), pool_(n_threads), layers_(static_cast<size_t>(shape.n_layers)) {
     for (int i = 0; i < shape.head_dim / 2; ++i) {
         inverse_frequency_.push_back(std::pow(shape.rope_theta, -2.0 * i / shape.head_dim));
     }
@@ -48,11 +60,13 @@ Matrix& Model::matrix(Slot slot, int layer) {
 
 void Model::set_matrix(Slot slot, int layer, int ggml_type, int rows, int columns, const uint8_t* source,
                        size_t bytes) {
-    Matrix packed = make_matrix(format_of(ggml_type), rows, columns);
-    const size_t expected = source_row_bytes(packed.format, columns) * static_cast<size_t>(rows);
-    if (bytes != expected) {
+    const Format format = format_of(ggml_type);
+    const bool divides = rows > 0 && columns > 0 && columns % geometry(format).elements == 0;
+    const size_t expected = divides ? source_row_bytes(format, columns) * static_cast<size_t>(rows) : 0;
+    if (divides && bytes != expected) {
         refuse("matrix has " + std::to_string(bytes) + " bytes, " + std::to_string(expected) + " expected");
     }
+    Matrix packed = make_matrix(format, rows, columns);
     std::atomic<int> next{0};
     std::atomic<bool> finite{true};
     pool_.run([&](int) {
@@ -63,11 +77,15 @@ void Model::set_matrix(Slot slot, int layer, int ggml_type, int rows, int column
     });
     if (!finite.load()) refuse("the weights contain NaN or infinite values");
     matrix(slot, layer) = std::move(packed);
+    complete_ = false;
 }
 
 void Model::set_norm(NormSlot slot, int layer, const float* weight, int n) {
     if (n != shape_.dim)
         refuse("norm weight has " + std::to_string(n) + " values, dim is " + std::to_string(shape_.dim));
+    if (!std::all_of(weight, weight + n, [](float w) { return std::isfinite(w); })) {
+        refuse("the weights contain NaN or infinite values");
+    }
     if (slot != NormSlot::norm && (layer < 0 || layer >= shape_.n_layers)) refuse("no such layer");
     std::vector<float>& target = slot == NormSlot::norm             ? norm_
                                  : slot == NormSlot::attention_norm ? layers_[static_cast<size_t>(layer)].attention_norm
@@ -77,10 +95,11 @@ void Model::set_norm(NormSlot slot, int layer, const float* weight, int n) {
 
 void Model::set_rope_frequency_factors(const float* factors, int n) {
     if (n != shape_.head_dim / 2) refuse("one rope factor per pair of head dimensions is needed");
+    if (!std::all_of(factors, factors + n, positive)) refuse("rope factors are positive");
     for (int i = 0; i < n; ++i) inverse_frequency_[static_cast<size_t>(i)] /= factors[i];
 }
 
-void Model::check_complete() const {
+void Model::check_complete() {
     const auto need = [](const Matrix& m, int rows, int columns, const char* name) {
         if (m.rows == rows && m.columns == columns) return;
         refuse(std::string(name) + " is " + std::to_string(m.rows) + " x " + std::to_string(m.columns) + ", " +
@@ -100,6 +119,7 @@ void Model::check_complete() const {
         need(l.w2, shape_.dim, shape_.ffn_dim, "w2");
         if (l.attention_norm.empty() || l.ffn_norm.empty()) refuse("a layer's norm is missing");
     }
+    complete_ = true;
 }
 
 size_t Model::weight_bytes() const {
@@ -114,6 +134,7 @@ void Model::allocate_cache(int n_blocks) {
     if (n_blocks <= 0) refuse("the cache needs at least one block");
     const int head_pad = round_up(shape_.head_dim, kLanes);
     layer_halves_ = static_cast<size_t>(n_blocks) * static_cast<size_t>(shape_.n_kv_heads * head_pad * kLanes);
+    n_blocks_ = 0;  // should the allocation throw
     cache_ = Buffer();
     cache_ = Buffer(layer_halves_ * 2 * sizeof(uint16_t) * static_cast<size_t>(shape_.n_layers));
     n_blocks_ = n_blocks;
@@ -139,6 +160,7 @@ void Model::copy_block(int source, int target) {
 }
 
 void Model::check(const Step& step) const {
+    if (!complete_) refuse("check_complete comes first");
     if (n_blocks_ == 0) refuse("allocate_cache comes first");
     if (step.n_tokens <= 0 || step.n_sequences <= 0) refuse("an empty step");
     if (step.starts_S1[0] != 0 || step.starts_S1[step.n_sequences] != step.n_tokens) {
@@ -150,9 +172,9 @@ void Model::check(const Step& step) const {
         }
     }
     for (int s = 0; s < step.n_sequences; ++s) {
-        const int n = step.starts_S1[s + 1] - step.starts_S1[s];
+        const int64_t n = int64_t{step.starts_S1[s + 1]} - step.starts_S1[s];
         if (n <= 0 || step.past_S[s] < 0) refuse("a sequence without tokens, or with a negative past");
-        const int64_t last = int64_t{step.past_S[s]} + n;
+        const int64_t last = step.past_S[s] + n;
         if (last > int64_t{step.table_width} * kLanes) refuse("a block table is too short for its sequence");
         for (int b = 0; b < (last + kLanes - 1) / kLanes; ++b) {
             const int32_t block = step.blocks_SB[static_cast<ptrdiff_t>(s) * step.table_width + b];

@@ -45,7 +45,8 @@ class Model {
     void set_matrix(Slot slot, int layer, int ggml_type, int rows, int columns, const uint8_t* source, size_t bytes);
     void set_norm(NormSlot slot, int layer, const float* weight, int n);
     void set_rope_frequency_factors(const float* factors, int n);
-    void check_complete() const;
+    // Throws unless every tensor is there in its shape; steps are refused until it has been called.
+    void check_complete();
 
     // Room for n_blocks blocks of 16 tokens in every layer; forgets what was cached.
     void allocate_cache(int n_blocks);
@@ -131,6 +132,7 @@ class Model {
     std::vector<double> inverse_frequency_;
 
     Buffer cache_;
+    bool complete_ = false;
     int n_blocks_ = 0;
     size_t layer_halves_ = 0;  // float16 elements of one layer's keys, and of its values
 

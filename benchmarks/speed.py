@@ -39,10 +39,10 @@ class Run:
 def measure_here(model: Path, n_prefill: int, n_decode: int, threads: int) -> Run:
     """This process loads the model and times one prefill and one decode."""
     import numpy as np
-    from codellama.weights.load import open_model
 
     from codellama.engine.native_runner import NativeRunner
     from codellama.engine.runner import BLOCK_SIZE, Batch
+    from codellama.weights.load import open_model
 
     start = time.perf_counter()
     source = open_model(model)

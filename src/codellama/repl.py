@@ -285,6 +285,7 @@ def timings(pieces: TextIterator, begin: float, first: float | None, load_s: flo
     prompt_n, answer_n = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
     prompt_s = (first or end) - begin
     answer_s = end - (first or end)
+    rate = max(answer_n - 1, 0) / answer_s if answer_s else 0.0
     return "\n".join(
         (
             f"\ntotal duration:       {end - begin + load_s:.3f}s",
@@ -292,7 +293,7 @@ def timings(pieces: TextIterator, begin: float, first: float | None, load_s: flo
             f"prompt eval count:    {prompt_n} token(s)",
             f"prompt eval duration: {prompt_s:.3f}s",
             f"eval count:           {answer_n} token(s)",
-            f"eval rate:            {max(answer_n - 1, 0) / answer_s if answer_s else 0:.2f} tokens/s",
+            f"eval rate:            {rate:.2f} tokens/s",
         )
     )
 

@@ -15,7 +15,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="codellama",
-    help="Code Llama as one tool: talk to it, complete and infill code, convert and quantize models.",
+    help="Code Llama as one tool: talk to it, complete and infill code, convert models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

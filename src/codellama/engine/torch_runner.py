@@ -123,7 +123,7 @@ class TorchRunner:
         return out_RD
 
     def _places(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """Position of every new token [T], and per sequence the cache rows of all its tokens [S]."""
+        """Position of every new token [T]; per sequence the cache rows of all its tokens [S]."""
         positions, slots = [], []
         for s, past in enumerate(batch.past_S.tolist()):
             n = int(batch.starts_S1[s + 1] - batch.starts_S1[s])

@@ -1,4 +1,4 @@
-"""The K-quants: blocks of 256 values in which the scales of smaller groups are quantized themselves.
+"""The K-quants: blocks of 256 values whose smaller groups have scales that are quantized too.
 
     Q2_K  16 groups of 16: byte = scale (low nibble) | minimum << 4; 2-bit codes; d, dmin f16
     Q3_K  16 groups of 16: 6-bit scales less 32; 2-bit codes, a plane of third bits; d f16; zero 4

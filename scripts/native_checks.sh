@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The engine without Python, under sanitizers and on an emulated ARM processor.
+#   scripts/native_checks.sh [asan|tsan|neon|all]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+what=${1:-all}
+cmake=cmake
+[ -x .venv/bin/cmake ] && cmake=.venv/bin/cmake
+
+build() { # folder, flags…
+    local folder=build/native-$1
+    shift
+    "$cmake" -S tests/native/cpp -B "$folder" "$@" >/dev/null
+    "$cmake" --build "$folder" -j 2 >/dev/null
+    echo "$folder/native_test"
+}
+
+asan() {
+    echo "== AddressSanitizer and UndefinedBehaviorSanitizer"
+    "$(build asan -DCMAKE_CXX_FLAGS='-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all')"
+}
+
+tsan() {
+    echo "== ThreadSanitizer"
+    "$(build tsan -DCMAKE_CXX_FLAGS='-g -O1 -fsanitize=thread')"
+}
+
+neon() {
+    echo "== ARM NEON under emulation"
+    if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null; then
+        echo "skipped: needs the Debian packages g++-aarch64-linux-gnu and qemu-user"
+        return
+    fi
+    qemu-aarch64 "$(build neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+        -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static)"
+}
+
+case $what in
+    asan | tsan | neon) "$what" ;;
+    all) asan && tsan && neon ;;
+    *) echo "usage: $0 [asan|tsan|neon|all]" >&2; exit 2 ;;
+esac

@@ -1,0 +1,227 @@
+// The engine's kernels and forward on every instruction set present, against the portable body: for sanitizers and for
+// processors that only an emulator has here. No framework: a line per check, "N passed, N failed", exit status.
+
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+#include "forward.h"
+
+using namespace codellama;
+
+namespace {
+
+int passed = 0, failed = 0;
+
+void check(bool ok, const std::string& what) {
+    (ok ? passed : failed) += 1;
+    if (!ok) std::printf("FAILED %s\n", what.c_str());
+}
+
+std::mt19937 rng(7);
+
+std::vector<float> normal(size_t n, float scale = 1.0f) {
+    std::normal_distribution<float> draw(0.0f, scale);
+    std::vector<float> v(n);
+    for (float& x : v) x = draw(rng);
+    return v;
+}
+
+// Arbitrary codes; scales are small positive float16 numbers wherever the format may keep one.
+std::vector<uint8_t> random_weights(Format format, int rows, int columns) {
+    const Geometry& g = geometry(format);
+    std::vector<uint8_t> bytes(source_row_bytes(format, columns) * static_cast<size_t>(rows));
+    if (format == Format::F32) {
+        const std::vector<float> v = normal(bytes.size() / 4);
+        std::memcpy(bytes.data(), v.data(), bytes.size());
+        return bytes;
+    }
+    for (uint8_t& b : bytes) b = static_cast<uint8_t>(rng());
+    const uint16_t scale = 0x2e66;  // 0.1
+    if (!g.quantized) {
+        for (size_t i = 1; i < bytes.size(); i += 2) bytes[i] = static_cast<uint8_t>((bytes[i] & 0x83) | 0x34);
+        return bytes;
+    }
+    for (size_t block = 0; block < bytes.size(); block += static_cast<size_t>(g.bytes)) {
+        for (int at : {0, 2, 80, 82, 108, 208}) {
+            const bool legacy = g.elements == 32;
+            const bool used = legacy ? at == 0 || (at == 2 && (format == Format::Q4_1 || format == Format::Q5_1))
+                              : format == Format::Q2_K ? at == 80 || at == 82
+                              : format == Format::Q3_K ? at == 108
+                              : format == Format::Q6_K ? at == 208
+                                                       : at <= 2;
+            if (used) std::memcpy(&bytes[block + static_cast<size_t>(at)], &scale, 2);
+        }
+    }
+    return bytes;
+}
+
+Matrix packed(Format format, int rows, int columns, std::vector<uint8_t>& bytes) {
+    bytes = random_weights(format, rows, columns);
+    Matrix m = make_matrix(format, rows, columns);
+    for (int t = 0; t < m.n_tiles(); ++t) pack_tile(m, t, bytes.data());
+    return m;
+}
+
+bool near(float a, double b, double scale) { return std::abs(a - b) <= 2e-5 * scale + 1e-12; }
+
+void check_tiles(const Kernels& k, Format format) {
+    const bool quantized = geometry(format).quantized;
+    const int columns = quantized ? 512 : 39, rows = 75;
+    std::vector<uint8_t> bytes;
+    const Matrix m = packed(format, rows, columns, bytes);
+    const int most = quantized ? k.max_quant_rows : k.max_float_rows;
+    const std::vector<float> x = normal(static_cast<size_t>(most * m.padded_columns));
+    std::vector<XBlock> q(static_cast<size_t>(most * (columns / kBlock + 1)));
+    const ptrdiff_t stride = columns / kBlock;
+    if (quantized) {
+        for (int r = 0; r < most; ++r)
+            k.quantize(&x[static_cast<size_t>(r * m.padded_columns)], columns, &q[static_cast<size_t>(r * stride)]);
+    }
+    std::vector<float> w(static_cast<size_t>(columns));
+    bool ok = true;
+    for (int n = 1; n <= most; ++n) {
+        const int widest = quantized ? k.tiles_at_once[n - 1] : 1;
+        for (int n_tiles : {1, widest}) {
+            float out[kMaxQuantRows * kMaxTiles * kLanes];
+            if (!quantized)
+                k.float_tile[static_cast<int>(format)][n - 1](m.tile(0), m.padded_columns, x.data(), m.padded_columns,
+                                                              out);
+            else
+                (n_tiles == 1 ? k.quant_tile : k.quant_tiles)[static_cast<int>(format)][n - 1](
+                    m.tile(0), m.tile_bytes, m.n_blocks(), q.data(), stride, out);
+            for (int r = 0; r < n; ++r) {
+                for (int lane = 0; lane < n_tiles * kLanes; ++lane) {
+                    unpack_row(m, lane, w.data());
+                    double sum = 0, size = 0;
+                    for (int c = 0; c < columns; ++c) {
+                        const XBlock& b = q[static_cast<size_t>(r * stride + c / kBlock)];
+                        const double v = quantized ? double{b.d} * b.q[c % kBlock]
+                                                   : x[static_cast<size_t>(r * m.padded_columns + c)];
+                        sum += v * w[static_cast<size_t>(c)];
+                        size += std::abs(v * w[static_cast<size_t>(c)]);
+                    }
+                    ok = ok && near(out[r * n_tiles * kLanes + lane], sum, size);
+                }
+            }
+        }
+    }
+    check(ok, std::string(k.name) + " tiles of format " + std::to_string(static_cast<int>(format)));
+}
+
+void check_rows(const Kernels& k, const Kernels& portable) {
+    for (int n : {1, 15, 16, 50, 576}) {
+        const std::vector<float> x = normal(static_cast<size_t>(n)), w = normal(static_cast<size_t>(n));
+        std::vector<float> a(x.size()), b(x.size());
+        k.rms_norm(x.data(), w.data(), 1e-5f, n, a.data());
+        portable.rms_norm(x.data(), w.data(), 1e-5f, n, b.data());
+        bool ok = true;
+        for (int i = 0; i < n; ++i) ok = ok && near(a[static_cast<size_t>(i)], b[static_cast<size_t>(i)], 5);
+        a = b = x;
+        k.silu_mul(a.data(), w.data(), n);
+        portable.silu_mul(b.data(), w.data(), n);
+        for (int i = 0; i < n; ++i) ok = ok && near(a[static_cast<size_t>(i)], b[static_cast<size_t>(i)], 5);
+        check(ok, std::string(k.name) + " norm and activation of " + std::to_string(n));
+    }
+    const std::vector<float> x = normal(256, 1e-3f);
+    std::vector<XBlock> a(8), b(8);
+    k.quantize(x.data(), 256, a.data());
+    portable.quantize(x.data(), 256, b.data());
+    check(std::memcmp(a.data(), b.data(), sizeof(XBlock) * 8) == 0, std::string(k.name) + " quantizes alike");
+}
+
+// A model small enough for an emulator, with a past that crosses a chunk of the attention.
+std::vector<float> logits_of(const std::string& isa, int n_threads, Format format, const std::vector<int>& chunks) {
+    const Shape shape{64, 2, 6, 2, 24, 96, 40, 1e-5f, 1e4, 1.0};
+    Model model(shape, n_threads, choose_kernels(isa));
+    rng.seed(11);
+    const auto add = [&](Slot slot, int layer, int rows, int columns) {
+        std::vector<uint8_t> bytes = random_weights(columns % 32 == 0 ? format : Format::F32, rows, columns);
+        model.set_matrix(slot, layer, geometry(columns % 32 == 0 ? format : Format::F32).ggml_type, rows, columns,
+                         bytes.data(), bytes.size());
+    };
+    add(Slot::tok_embeddings, -1, 40, 64);
+    const std::vector<float> ones(64, 0.05f);
+    for (int layer = 0; layer < 2; ++layer) {
+        add(Slot::wq, layer, 144, 64);
+        add(Slot::wk, layer, 48, 64);
+        add(Slot::wv, layer, 48, 64);
+        add(Slot::wo, layer, 64, 144);
+        add(Slot::w1, layer, 96, 64);
+        add(Slot::w3, layer, 96, 64);
+        add(Slot::w2, layer, 64, 96);
+        model.set_norm(NormSlot::attention_norm, layer, ones.data(), 64);
+        model.set_norm(NormSlot::ffn_norm, layer, ones.data(), 64);
+    }
+    model.set_norm(NormSlot::norm, -1, ones.data(), 64);
+    model.check_complete();
+    model.allocate_cache(40);
+    std::vector<int32_t> table(40);
+    for (int i = 0; i < 40; ++i) table[static_cast<size_t>(i)] = 39 - i;
+    std::vector<float> logits(40);
+    int past = 0;
+    for (int n : chunks) {
+        std::vector<int32_t> tokens(static_cast<size_t>(n));
+        for (int i = 0; i < n; ++i) tokens[static_cast<size_t>(i)] = (past + i) * 7 % 40;
+        const int32_t starts[] = {0, n}, pasts[] = {past}, rows[] = {n - 1};
+        model.step({tokens.data(), starts, pasts, table.data(), rows, n, 1, 40, 1}, logits.data(), nullptr);
+        past += n;
+    }
+    return logits;
+}
+
+void check_forward(const std::string& isa) {
+    for (Format format : {Format::F32, Format::Q4_0, Format::Q8_0}) {
+        const std::vector<float> whole = logits_of(isa, 1, format, {530});
+        const std::string name = isa + " forward of format " + std::to_string(static_cast<int>(format));
+        check(whole == logits_of(isa, 3, format, {200, 17, 311, 1, 1}), name + " in chunks on 3 threads, to the bit");
+        const std::vector<float> portable = logits_of("portable", 1, format, {530});
+        double error = 0, size = 0;
+        for (size_t i = 0; i < whole.size(); ++i) {
+            error += std::pow(whole[i] - portable[i], 2);
+            size += std::pow(portable[i], 2);
+        }
+        // A last-bit difference may round an activation to the next of 127 codes.
+        const double ceiling = geometry(format).quantized ? 3e-2 : 1e-3;
+        check(size > 0 && std::sqrt(error / size) < ceiling, name + " near the portable one");
+    }
+}
+
+void check_pool() {
+    ThreadPool pool(4);
+    bool ok = true;
+    for (int round = 0; round < 200; ++round) {
+        int shared = 0;
+        std::atomic<int> seen{0};
+        pool.run([&](int thread) {
+            for (int turn = 0; turn < 4; ++turn) {
+                if (thread == turn) shared += 1;  // unsynchronised but for the barrier
+                pool.barrier();
+                if (shared == turn + 1) seen.fetch_add(1);
+                pool.barrier();
+            }
+        });
+        ok = ok && shared == 4 && seen == 16;
+    }
+    check(ok, "the pool's barrier separates phases");
+}
+
+}  // namespace
+
+int main() {
+    check_pool();
+    const Kernels& portable = *choose_kernels("portable");
+    for (const std::string& isa : available_isas()) {
+        const Kernels& k = *choose_kernels(isa);
+        for (int f = 0; f < kFormats; ++f) check_tiles(k, static_cast<Format>(f));
+        check_rows(k, portable);
+        check_forward(isa);
+        std::printf("%s checked\n", isa.c_str());
+    }
+    std::printf("%d passed, %d failed\n", passed, failed);
+    return failed == 0 ? 0 : 1;
+}

@@ -1,6 +1,8 @@
 """Byte-level BPE (GPT-2's scheme: SmolLM2, StarCoder, …) through the `tokenizers` library.
 
 Control tokens are left out of what the library may produce, so that text cannot become one.
+Does not promise that every byte survives: a vocabulary may lack some (SmolLM2's has no piece for 21
+byte values, 0xF1 among them), and those are dropped, as the model's own library drops them.
 """
 
 from __future__ import annotations

@@ -22,13 +22,36 @@ ALLOWED: dict[str, set[str]] = {
     "hub": {"errors"},
     "engine": {"errors", "model", "weights", "native"},
     "api": {"errors", "model", "weights", "native", "engine", "hub"},
+    "serve": {"errors", "model", "weights", "engine", "hub", "api"},
     "repl": {"errors", "model", "weights", "engine", "hub", "api", "cli"},
     "demo": {"errors", "hub", "api"},
-    "cli": {"errors", "model", "weights", "native", "engine", "hub", "api", "repl", "demo"},
+    "cli": {
+        "errors",
+        "model",
+        "weights",
+        "native",
+        "engine",
+        "hub",
+        "api",
+        "serve",
+        "repl",
+        "demo",
+    },
     "__init__": {"errors", "engine", "api"},
     "__main__": {"cli"},
 }
-HEAVY = ("torch", "transformers", "huggingface_hub", "sentencepiece", "tokenizers")
+HEAVY = (
+    "torch",
+    "transformers",
+    "huggingface_hub",
+    "sentencepiece",
+    "tokenizers",
+    "starlette",
+    "uvicorn",
+    "msgspec",
+    "llguidance",
+    "prometheus_client",
+)
 
 
 def modules() -> list[Path]:

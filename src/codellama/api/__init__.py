@@ -12,17 +12,15 @@ Does not download: `codellama pull` does, and `load` says so where a name is kno
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import index
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from codellama.api.answers import Completion, Prompt, TextIterator, Usage, answer_events
+from codellama.api.prompting import Order, Prompter, integers
 from codellama.engine.engine import Engine
 from codellama.engine.request import SamplingParams
-from codellama.errors import InfillingUnsupportedError, RequestError
 from codellama.model import prompts
-from codellama.model.healing import Healing, Vocabulary
 
 if TYPE_CHECKING:
     import os
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CodeLlama", "Completion", "Order", "TextIterator", "Usage"]
 
-Order = Literal["auto", "psm", "spm"]
 Message = dict[str, Any]
 
 
@@ -63,7 +60,9 @@ class CodeLlama:
         self.config = config
         self.chat_template = chat_template
         self.engine = Engine(runner, stop_ids=tokenizer.stop_ids)
-        self._vocabulary: Vocabulary | None = None
+        self.prompts = Prompter(
+            tokenizer, name=config.name, vocab_size=runner.vocab_size, chat_template=chat_template
+        )
 
     @classmethod
     def load(
@@ -124,19 +123,21 @@ class CodeLlama:
             ContextOverflowError: the prompt does not fit.
             RequestError: a parameter out of range or unknown.
         """
-        return self._answer([self._completion_prompt(prompt, heal)], params)[0]
+        return self._answer([self.prompts.completion(prompt, heal=heal)], params)[0]
 
     def complete_many(
         self, prompts: Sequence[str | Sequence[int]], *, heal: bool = False, **params: Any
     ) -> list[Completion]:
         """Continue several prompts, batched together. Each text is the same as on its own."""
-        return self._answer([self._completion_prompt(prompt, heal) for prompt in prompts], params)
+        return self._answer(
+            [self.prompts.completion(prompt, heal=heal) for prompt in prompts], params
+        )
 
     def samples(
         self, prompt: str | Sequence[int], n: int, *, heal: bool = False, **params: Any
     ) -> list[Completion]:
         """n continuations of one prompt, computed once; the first is what `complete` gives."""
-        return self._answer([self._completion_prompt(prompt, heal)], params, n=n)
+        return self._answer([self.prompts.completion(prompt, heal=heal)], params, n=n)
 
     def infill(
         self, prefix: str, suffix: str, *, order: Order = "auto", heal: bool = True, **params: Any
@@ -152,31 +153,33 @@ class CodeLlama:
             InfillingUnsupportedError: the model was not trained to infill.
             ContextOverflowError: prefix and suffix do not fit.
         """
-        return self._answer([self._infilling_prompt(prefix, suffix, order, heal)], params)[0]
+        return self._answer(
+            [self.prompts.infilling(prefix, suffix, order=order, heal=heal)], params
+        )[0]
 
     def chat(self, messages: Sequence[Message], **params: Any) -> Completion:
         """The answer to messages {"role", "content"}, in the model's own chat format."""
-        return self._answer([self._chat_prompt(messages)], params)[0]
+        return self._answer([self.prompts.chat(messages)], params)[0]
 
     def stream(
         self, prompt: str | Sequence[int], *, heal: bool = False, **params: Any
     ) -> TextIterator:
         """`complete`, piece by piece. Raises as it does, before the first piece."""
-        return self._stream(self._completion_prompt(prompt, heal), params)
+        return self._stream(self.prompts.completion(prompt, heal=heal), params)
 
     def stream_infill(
         self, prefix: str, suffix: str, *, order: Order = "auto", heal: bool = True, **params: Any
     ) -> TextIterator:
         """`infill`, piece by piece."""
-        return self._stream(self._infilling_prompt(prefix, suffix, order, heal), params)
+        return self._stream(self.prompts.infilling(prefix, suffix, order=order, heal=heal), params)
 
     def stream_chat(self, messages: Sequence[Message], **params: Any) -> TextIterator:
         """`chat`, piece by piece."""
-        return self._stream(self._chat_prompt(messages), params)
+        return self._stream(self.prompts.chat(messages), params)
 
     def logits(self, ids: Sequence[int]) -> Logits:
         """Logits after each id, float32 [T, vocab]: 200 MB per 1,000 tokens of SmolLM2."""
-        return self.engine.logits(_integers(ids))
+        return self.engine.logits(integers(ids))
 
     def embed(self, text: str) -> npt.NDArray[np.float32]:
         """Mean of the last normalized hidden states, scaled to length 1, float32 [D].
@@ -187,43 +190,6 @@ class CodeLlama:
         mean_D = hidden_TD.mean(axis=0, dtype=np.float64)
         embedding_D: npt.NDArray[np.float32] = (mean_D / np.linalg.norm(mean_D)).astype(np.float32)
         return embedding_D
-
-    # Prompts.
-
-    def _completion_prompt(self, prompt: str | Sequence[int], heal: bool) -> Prompt:
-        if not isinstance(prompt, str):
-            return self._healed(_integers(prompt), heal)
-        if self.tokenizer.infill is not None:
-            parts = prompts.parse_textual_infilling(prompt)
-            if parts is not None:
-                return self._infilling_prompt(*parts, order="psm", heal=False)
-        return self._healed(prompts.completion(self.tokenizer, prompt), heal)
-
-    def _infilling_prompt(self, prefix: str, suffix: str, order: Order, heal: bool) -> Prompt:
-        if order not in ("auto", "psm", "spm"):
-            raise RequestError(f"order is {order!r}: it must be 'auto', 'psm' or 'spm'")
-        if self.tokenizer.infill is None:
-            raise InfillingUnsupportedError(
-                f"{self.config.name} cannot infill: its vocabulary has no infilling tokens "
-                "(Code Llama 7B, 13B and 70B, base and Instruct, have them)"
-            )
-        inside_word = prefix[-1:].isalnum() or prefix.endswith("_")
-        if order == "psm" or (order == "auto" and inside_word and not heal):
-            return Prompt(prompts.infilling(self.tokenizer, prefix, suffix, order="psm"))
-        return self._healed(prompts.infilling(self.tokenizer, prefix, suffix, order="spm"), heal)
-
-    def _chat_prompt(self, messages: Sequence[Message]) -> Prompt:
-        ids = prompts.chat(self.tokenizer, messages, self.chat_template)
-        return Prompt(ids, trim=self.tokenizer.kind == "llama")
-
-    def _healed(self, ids: list[int], heal: bool) -> Prompt:
-        if not heal:
-            return Prompt(ids)
-        if self._vocabulary is None:
-            known = self.tokenizer.vocab_size
-            self._vocabulary = Vocabulary(self.tokenizer.piece, self.runner.vocab_size, known)
-        healing = Healing(self._vocabulary, ids)
-        return Prompt(healing.ids, healing.removed, healing if healing.removed else None)
 
     # Answers.
 
@@ -239,11 +205,3 @@ class CodeLlama:
     def _stream(self, prompt: Prompt, keywords: dict[str, Any]) -> TextIterator:
         params = SamplingParams.from_keywords(keywords)
         return TextIterator(answer_events(self.engine, self.tokenizer, [prompt], params))
-
-
-def _integers(ids: Sequence[int]) -> list[int]:
-    """Token ids as plain integers; NumPy's are taken, too."""
-    try:
-        return [index(id) for id in ids]
-    except TypeError:
-        raise RequestError(f"a prompt is a text or a list of token ids, not {ids!r:.50}") from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codellama.engine.runner import BLOCK_SIZE
 from codellama.errors import RequestError
 from codellama.model.config import ModelConfig
 
@@ -49,8 +50,14 @@ def open_parts(
     device: str,
     isa: str | None,
     progress: Progress | None,
+    cache_tokens: int | None = None,
 ) -> Parts:
-    """See CodeLlama.load."""
+    """See CodeLlama.load.
+
+    Args:
+        cache_tokens: tokens that the native engine's KV cache holds, for all requests together;
+            default one `context`.
+    """
     from codellama.hub import resolve
     from codellama.weights.load import check_memory, open_model
 
@@ -60,9 +67,10 @@ def open_parts(
     length = serving_context(model_file.config, context)
     device = pick_device(device)
     if device == "cpu":  # what the native engine holds; PyTorch's own errors tell of the others
-        check_memory(model_file, length)
+        check_memory(model_file, max(length, cache_tokens or 0))
     tokenizer = model_file.tokenizer()
-    runner = _runner(model_file, length, device, threads, isa, progress)
+    n_blocks = None if cache_tokens is None else -(-max(length, cache_tokens) // BLOCK_SIZE)
+    runner = _runner(model_file, length, device, threads, isa, progress, n_blocks)
     return Parts(runner, tokenizer, model_file.config, model_file.chat_template)
 
 
@@ -73,12 +81,18 @@ def _runner(
     threads: int | None,
     isa: str | None,
     progress: Progress | None,
+    n_blocks: int | None,
 ) -> Runner:
     if device == "cpu":
         from codellama.engine.native_runner import NativeRunner
 
         return NativeRunner(
-            model_file, context=context, threads=threads, isa=isa, progress=progress
+            model_file,
+            context=context,
+            n_blocks=n_blocks,
+            threads=threads,
+            isa=isa,
+            progress=progress,
         )
     return _torch_runner(model_file, context, device.removesuffix("-torch"))
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from codellama.cli import generate, models
+from codellama.cli import serve as serving
 
 __all__ = ["app"]
 
@@ -198,6 +199,10 @@ def export(
     Example: codellama export hf smollm2:135m ./smollm2-hf
     """
     models.export(form, source, target)
+
+
+app.command()(serving.serve)
+app.command()(serving.ps)
 
 
 @app.command()

@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,7 +32,21 @@ from codellama.engine.scheduler import Scheduler, SchedulerConfig
 from codellama.engine.sequence import Sequence, Slot
 from codellama.errors import CodeLlamaError, ContextOverflowError, RequestError
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "EngineStatus"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """Sequences that run and wait; KV blocks in all and unreferenced; tokens in the prefix tree;
+    pre-emptions so far.
+    """
+
+    running: int
+    waiting: int
+    blocks: int
+    free_blocks: int
+    cached_tokens: int
+    preemptions: int
 
 
 class Engine:
@@ -76,6 +91,19 @@ class Engine:
         """Whether no request is in progress."""
         with self._turn():
             return not self._live
+
+    def status(self) -> EngineStatus:
+        """How busy it is, for metrics."""
+        with self._turn():
+            scheduler = self._scheduler
+            return EngineStatus(
+                running=len(scheduler.running),
+                waiting=len(scheduler.waiting),
+                blocks=scheduler.pool.n_blocks,
+                free_blocks=scheduler.pool.available,
+                cached_tokens=scheduler.pool.published * BLOCK_SIZE,
+                preemptions=scheduler.preemptions,
+            )
 
     def check(self, request: Request) -> None:
         """Whether this engine can serve the request, before any work.

@@ -47,6 +47,7 @@ class TextStream:
         self._skip = len(skip)
         self.stopped = False
         self.stop_reason: Literal["stop_string", "max_lines"] | None = None
+        self.stop_text = ""
 
     def push(self, token: int) -> str:
         """Text that the token makes safe to show."""
@@ -68,6 +69,8 @@ class TextStream:
         end, reason = self._first_stop(text)
         if end is not None:
             self.stopped, self.stop_reason, self._held = True, reason, ""
+            if reason == "stop_string":
+                self.stop_text = next(s for s in self._stop if text.startswith(s, end))
             return text[:end]
         keep = 0 if final else self._possible_stop(text)
         shown = text[: len(text) - keep]

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from codellama.errors import RequestError
 from codellama.model.tokenizer_base import Tokenizer
 
-__all__ = ["render_template"]
+__all__ = ["encode_marked", "mark", "render_template"]
 
 _MARK = "\ue0f0{}\ue0f1"
 _MARKED = re.compile("\ue0f0(\\d+)\ue0f1")
@@ -34,25 +34,32 @@ def render_template(
     """
     render = _compile(tokenizer, template)
     contents = [m["content"] for m in messages]
-    marked = render([{**m, "content": _MARK.format(i)} for i, m in enumerate(messages)])
+    marked = render([{**m, "content": mark(i)} for i, m in enumerate(messages)])
     plain = render([dict(m) for m in messages])
     for variant in (contents, [c.strip() for c in contents]):
         if _filled(marked, variant) == plain:
-            return _encode(tokenizer, marked, variant)
+            return encode_marked(tokenizer, marked, variant)
     special = tokenizer.special_pattern()
     if any(special.search(c) for c in contents):
         raise RequestError(
             "a message contains the text of a special token, which this template cannot keep apart"
         )
-    return _encode(tokenizer, plain, [])
+    return encode_marked(tokenizer, plain, [])
+
+
+def mark(index: int) -> str:
+    """What stands for the content of this index in a rendering."""
+    return _MARK.format(index)
 
 
 def _filled(marked: str, contents: Sequence[str]) -> str:
     return _MARKED.sub(lambda match: contents[int(match[1])], marked)
 
 
-def _encode(tokenizer: Tokenizer, marked: str, contents: Sequence[str]) -> list[int]:
-    """Special tokens only where the template wrote them; the text between two is one piece."""
+def encode_marked(tokenizer: Tokenizer, marked: str, contents: Sequence[str]) -> list[int]:
+    """Ids of a rendering in which `mark(i)` stands for contents[i]: special tokens only where the
+    template wrote them; the text between two is one piece.
+    """
     ids: list[int] = []
     text = ""
     special = tokenizer.special_pattern()

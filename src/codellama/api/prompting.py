@@ -1,0 +1,110 @@
+"""Texts, gaps and conversations → Prompts, for one model: what every door (Python, terminal, HTTP)
+shares, so that a request means the same tokens through each.
+
+Joins model.prompts (which ids) with model.healing (where a text may end inside a token). Knows no
+engine and no HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import index
+from typing import TYPE_CHECKING, Any, Literal
+
+from codellama.api.answers import Prompt
+from codellama.errors import InfillingUnsupportedError, RequestError
+from codellama.model import prompts
+from codellama.model.healing import Healing, Vocabulary
+
+if TYPE_CHECKING:
+    from codellama.model.tokenizer import Tokenizer
+
+__all__ = ["Order", "Prompter", "integers"]
+
+Order = Literal["auto", "psm", "spm"]
+
+
+class Prompter:
+    """Prompts of one model.
+
+    Args:
+        name: the model's, for errors.
+        vocab_size: rows of its logits.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        vocab_size: int,
+        chat_template: str | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self._name = name
+        self._vocab_size = vocab_size
+        self._vocabulary: Vocabulary | None = None
+
+    @property
+    def infills(self) -> bool:
+        return self.tokenizer.infill is not None
+
+    @property
+    def chats(self) -> bool:
+        """Whether the model's files say how a conversation is written."""
+        tagged = self.tokenizer.token_id("<step>") is not None
+        return tagged or self.chat_template is not None or "instruct" in self._name.lower()
+
+    def completion(self, prompt: str | Sequence[int], *, heal: bool = False) -> Prompt:
+        """A text, or token ids, to be continued. A text in the textual infilling form
+        (`<PRE> … <SUF>… <MID>`) becomes the infilling prompt it means, if the model can infill.
+        """
+        if not isinstance(prompt, str):
+            return self.healed(integers(prompt), heal)
+        if self.infills:
+            parts = prompts.parse_textual_infilling(prompt)
+            if parts is not None:
+                return self.infilling(*parts, order="psm", heal=False)
+        return self.healed(prompts.completion(self.tokenizer, prompt), heal)
+
+    def infilling(
+        self, prefix: str, suffix: str, *, order: Order = "auto", heal: bool = True
+    ) -> Prompt:
+        """The gap between two texts. "auto" is suffix first (a growing prefix stays in the cache),
+        unless the prefix ends inside a word and `heal` is off.
+        """
+        if order not in ("auto", "psm", "spm"):
+            raise RequestError(f"order is {order!r}: it must be 'auto', 'psm' or 'spm'")
+        if not self.infills:
+            raise InfillingUnsupportedError(
+                f"{self._name} cannot infill: its vocabulary has no infilling tokens "
+                "(Code Llama 7B, 13B and 70B, base and Instruct, have them)"
+            )
+        inside_word = prefix[-1:].isalnum() or prefix.endswith("_")
+        if order == "psm" or (order == "auto" and inside_word and not heal):
+            return Prompt(prompts.infilling(self.tokenizer, prefix, suffix, order="psm"))
+        return self.healed(prompts.infilling(self.tokenizer, prefix, suffix, order="spm"), heal)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], template: str | None = None) -> Prompt:
+        """A conversation, in the model's own format or in that of another Jinja template."""
+        ids = prompts.chat(self.tokenizer, messages, template or self.chat_template)
+        return Prompt(ids, trim=self.tokenizer.kind == "llama")
+
+    def healed(self, ids: list[int], heal: bool) -> Prompt:
+        """The ids, with their last token boundary undone where `heal` says so."""
+        if not heal:
+            return Prompt(ids)
+        if self._vocabulary is None:
+            known = self.tokenizer.vocab_size
+            self._vocabulary = Vocabulary(self.tokenizer.piece, self._vocab_size, known)
+        healing = Healing(self._vocabulary, ids)
+        return Prompt(healing.ids, healing.removed, healing if healing.removed else None)
+
+
+def integers(ids: Sequence[int]) -> list[int]:
+    """Token ids as plain integers; NumPy's are taken, too. Raises RequestError for others."""
+    try:
+        return [index(id) for id in ids]
+    except TypeError:
+        raise RequestError(f"a prompt is a text or a list of token ids, not {ids!r:.50}") from None

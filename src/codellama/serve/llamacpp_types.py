@@ -1,0 +1,88 @@
+"""llama.cpp's requests as structs; unknown fields (samplers, dry_*, mirostat, …) are ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "ApplyTemplateRequest",
+    "CompletionOptions",
+    "DetokenizeRequest",
+    "EmbeddingOptions",
+    "Extra",
+    "InfillOptions",
+    "TokenizeRequest",
+]
+
+
+class CompletionOptions(msgspec.Struct, kw_only=True):
+    model: str | None = None
+    prompt: Any = None
+    n_predict: int | None = None
+    max_tokens: int | None = None
+    n_cmpl: int | None = None
+    n: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    n_probs: int | None = None
+    return_tokens: bool | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    regex: str | None = None
+    t_max_prompt_ms: float | None = None
+    t_max_predict_ms: float | None = None
+    n_indent: int | None = None
+    id_slot: int | None = None
+    num_ctx: int | None = None
+    truncate: bool | None = None
+
+
+class Extra(msgspec.Struct):
+    text: str | None = None
+    filename: str | None = None
+
+
+class InfillOptions(CompletionOptions, kw_only=True):
+    input_prefix: str | None = None
+    input_suffix: str | None = None
+    input_extra: list[Extra] | None = None
+    order: str | None = None
+    """Ours: psm, spm or auto."""
+    parses: str | None = None
+    """Ours: "python" makes the whole text parse with the answer in its gap."""
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True):
+    content: str | None = None
+    model: str | None = None
+    add_special: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True):
+    tokens: list[int] | None = None
+    model: str | None = None
+
+
+class ApplyTemplateRequest(msgspec.Struct, kw_only=True):
+    messages: list[dict[str, Any]] | None = None
+    model: str | None = None
+
+
+class EmbeddingOptions(msgspec.Struct, kw_only=True):
+    content: Any = None
+    input: Any = None
+    model: str | None = None

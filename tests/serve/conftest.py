@@ -76,7 +76,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, smollm2_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def live(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A server whose `codellama` is the model that talks (SmolLM2)."""
-    running = start(tmp_path_factory.mktemp("live"), store, "--model", TALKS, "--context", "2048")
+    running = start(tmp_path_factory.mktemp("live"), store, "--model", TALKS, "--context", "1024")
     yield running
     assert stop(running) == 0, running.log.read_text()
 

@@ -112,7 +112,7 @@ def test_models(client: ollama.Client) -> None:
     assert "completion" in shown.capabilities
     client.generate("codellama", "")
     (running,) = client.ps().models
-    assert running.model == "smollm2:135m" and running.context_length == 2048
+    assert running.model == "smollm2:135m" and running.context_length == 1024
 
 
 @pytest.mark.weights

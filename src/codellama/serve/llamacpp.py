@@ -53,13 +53,10 @@ LLAMACPP = Dialect("llama.cpp", _shape)
 
 
 def routes(state: State) -> list[Route]:
-    from codellama.serve import llamacpp_props
-
     return [
         LLAMACPP.route("/completion", _completion, state=state),
         LLAMACPP.route("/completions", _completion, state=state),
         LLAMACPP.route("/infill", _infill, state=state),
-        *llamacpp_props.routes(state),
     ]
 
 

@@ -51,7 +51,11 @@ if [ ! -x .venv/bin/pip ]; then
 fi
 say "building the engine and installing it into .venv"
 extras=""
-[ "$mode" = dev ] && extras="[train,dev]"
+if [ "$mode" = dev ]; then
+    extras="[train,eval,dev]"
+    # Tests judge programs in a sandbox.
+    command -v bwrap >/dev/null || install_packages bubblewrap
+fi
 .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extras"
 
 say "the default model"

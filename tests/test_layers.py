@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {"errors", "model", "weights", "native"},
     "api": {"errors", "model", "weights", "native", "engine", "hub"},
     "serve": {"errors", "model", "weights", "engine", "hub", "api"},
+    "evaluate": {"errors"},
     "repl": {"errors", "model", "weights", "engine", "hub", "api", "cli"},
     "demo": {"errors", "hub", "api"},
     "cli": {
@@ -36,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         "serve",
         "repl",
         "demo",
+        "evaluate",
     },
     "__init__": {"errors", "engine", "api"},
     "__main__": {"cli"},

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from codellama.cli import generate, models
+from codellama.cli import evaluation, generate, models
 from codellama.cli import serve as serving
 
 __all__ = ["app"]
@@ -203,6 +203,7 @@ def export(
 
 app.command()(serving.serve)
 app.command()(serving.ps)
+app.command()(evaluation.evaluate)
 
 
 @app.command()

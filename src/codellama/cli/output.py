@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["human_bytes", "progress_bar", "table"]
+__all__ = ["count_bar", "human_bytes", "progress_bar", "table"]
 
 Progress = Callable[[int, int, str], None]
 
@@ -73,3 +74,33 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     )
+
+
+@contextmanager
+def count_bar() -> Iterator[Progress]:
+    """As progress_bar, of things that are counted."""
+    if not sys.stderr.isatty():
+        shown: dict[str, int] = {}
+
+        def line(done: int, total: int, label: str) -> None:
+            tenth = 10 * done // max(total, 1)
+            if shown.get(label) != tenth:
+                shown[label] = tenth
+                print(f"{label} {done} of {total}", file=sys.stderr)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(done: int, total: int, label: str) -> None:
+            if label not in tasks:
+                tasks[label] = bars.add_task(label, total=total)
+            bars.update(tasks[label], completed=done, total=total)
+
+        yield update

@@ -27,7 +27,7 @@ from codellama.engine.batch import Run, assemble, run_alone
 from codellama.engine.kv_pool import KVPool, blocks_for
 from codellama.engine.live import Draw, LiveRequest
 from codellama.engine.request import FinishReason, Output, Request, SamplingParams, TokenEvent
-from codellama.engine.runner import BLOCK_SIZE, Logits, Runner
+from codellama.engine.runner import BLOCK_SIZE, Batch, Logits, Runner
 from codellama.engine.scheduler import Scheduler, SchedulerConfig
 from codellama.engine.sequence import Sequence, Slot
 from codellama.errors import CodeLlamaError, ContextOverflowError, RequestError
@@ -155,6 +155,23 @@ class Engine:
     def logits(self, ids: list[int]) -> Logits:
         """Logits after each of the ids, float32 [T, V]. Raises as `check` does."""
         return self._score(ids, self._runner.run)
+
+    def logprobs(self, ids: list[int]) -> Logits:
+        """Log-probability of each id but the first, after those before it, float32 [T - 1]: the
+        logits of one chunk at a time. Raises as `check` does.
+        """
+
+        def run(batch: Batch) -> Logits:
+            start = int(batch.past_S[0])
+            logits_TV = self._runner.run(batch)
+            targets = ids[start + 1 : start + 1 + len(logits_TV)]
+            rows = np.arange(len(targets))
+            most_T1 = logits_TV.max(axis=1, keepdims=True)
+            total_T = np.exp(logits_TV - most_T1).sum(axis=1, dtype=np.float64)
+            log_T: Logits = (most_T1[:, 0] + np.log(total_T)).astype(np.float32)
+            return logits_TV[rows, targets] - log_T[: len(rows)]
+
+        return self._score(ids, run)
 
     def hidden(self, ids: list[int]) -> Logits:
         """Last normalized hidden states, float32 [T, D]. RequestError where the runner has none."""

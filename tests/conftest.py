@@ -13,7 +13,8 @@ SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Evaluation data and tokenizer vectors, beside the checkout and not part of it."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("CODELLAMA_DATA", beside))
     if not folder.is_dir():
         pytest.skip("no shared/data beside the checkout")
     return folder

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from codellama.evaluate.asks import Continue, Talk
 from codellama.evaluate.data import Data
 from codellama.evaluate.executor import SandboxExecutor
 from codellama.evaluate.programs import cut, defined_names
-from codellama.evaluate.suite import Options, Problem, Suite
+from codellama.evaluate.suite import Options
 from codellama.evaluate.suites import make_suite
-
-
-def judge_all(
-    suite: Suite, problems: list[Problem], executor: SandboxExecutor, wrong: bool = False
-) -> dict[str, str]:
-    """Verdicts of the oracle's (or wrong) answers, by task."""
-
-    def one(problem: Problem) -> tuple[str, str]:
-        raw = suite.wrong(problem) if wrong else suite.oracle(problem)
-        outcome = suite.judge(problem, suite.extract(problem, raw), executor)
-        return problem.task_id, outcome.verdict.status
-
-    with ThreadPoolExecutor(3) as pool:
-        return dict(pool.map(one, problems))
+from evaluation_support import judge_all
 
 
 def test_humaneval_prompt_is_the_data_sets_own() -> None:

@@ -48,7 +48,11 @@ class LocalModel:
         self.context = llm.context
 
     def identity(self) -> dict[str, str | int]:
-        facts: dict[str, str | int] = {"name": self.name, "context": self.context}
+        facts: dict[str, str | int] = {
+            "name": self.name,
+            "context": self.context,
+            "infills": self.infills,
+        }
         if self.path is not None and self.path.is_file():
             facts["file"] = self.path.name
             facts["sha256"] = file_sha256(self.path)
@@ -181,7 +185,7 @@ class UrlModel:
         self.client = httpx.Client(timeout=600, headers=headers)
 
     def identity(self) -> dict[str, str | int]:
-        return {"name": self.name, "url": self.url}
+        return {"name": self.name, "url": self.url, "infills": self.infills}
 
     def count(self, text: str) -> int:
         raise UnsupportedAskError(

@@ -1,6 +1,7 @@
 """Generate → extract → execute → score: four stages, four files, each resumed or redone alone.
 
     config.json      what is run: suite, options, decoding, model, versions
+    problems.json    the problems, as the data set gives them
     raw.jsonl        what the model answered, never changed afterwards
     samples.jsonl    completions, in the public form (task_id, completion)
     outcomes.jsonl   a verdict and values for each sample
@@ -71,16 +72,29 @@ class Run:
         self.decoding = decoding or Decoding()
         self.n = n
         self.progress = progress
+        suite.infills = bool(model.get("infills", suite.infills))
         self._problems: list[Problem] | None = None
+        self._total = 0
         self._check_config()
 
     @property
     def problems(self) -> list[Problem]:
+        """Of this run, kept in its folder: later stages need neither data set nor model."""
         if self._problems is None:
-            self._problems = self.suite.selected()
-            if not self._problems:
-                raise RequestError(f"{self.suite.name} has no problems with these options")
+            path = self._path("problems", "json")
+            if not path.exists():
+                self._keep_problems(path)
+            kept = read_json(path)
+            self._total = kept["total"]
+            self._problems = [Problem(**each) for each in kept["problems"]]
         return self._problems
+
+    def _keep_problems(self, path: Path) -> None:
+        problems = self.suite.problems()
+        selected = problems[: self.suite.options.limit]
+        if not selected:
+            raise RequestError(f"{self.suite.name} has no problems with these options")
+        write_json(path, {"total": len(problems), "problems": [asdict(p) for p in selected]})
 
     # Stages.
 
@@ -189,7 +203,7 @@ class Run:
             "samples": sum(map(len, ordered.values())),
             **self.suite.score(judged, ordered),
             "metric": self.suite.metric,
-            "problems": len(self.suite.problems()),
+            "problems": self._total,
             "notes": self.suite.notes(),
         }
         if unjudged:

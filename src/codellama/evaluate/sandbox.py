@@ -220,7 +220,8 @@ def watch(boxes: Sequence[Box], until: Box | None = None) -> None:
                 if not chunk:
                     selector.unregister(key.fileobj)
                     continue
-                kept += chunk
+                if box.cause is None:  # what is left in a killed box's pipes is not kept
+                    kept += chunk
                 if len(box.stdout) + len(box.stderr) > box.limits.output_kb << 10:
                     box.kill("output")
             if time.monotonic() >= look:

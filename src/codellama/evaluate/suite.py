@@ -60,7 +60,10 @@ class Options:
 
 
 class Executor(Protocol):
-    """Runs what models wrote, confined; `limits` are scaled to this machine."""
+    """Runs what models wrote, confined; `limits` are scaled by `factor` to this machine."""
+
+    @property
+    def factor(self) -> float: ...
 
     def python(self, program: PythonProgram, limits: Limits | None = None) -> Verdict: ...
 
@@ -88,6 +91,7 @@ class Suite(ABC):
         table: where the paper reports it, as the report names it.
         metric: the headline's key in the score.
         executes: whether judging runs what the model wrote.
+        infills: whether the model can; known from the run's folder where no model is at hand.
     """
 
     name: str
@@ -99,6 +103,7 @@ class Suite(ABC):
     def __init__(self, options: Options, model: Model | None = None) -> None:
         self.options = options
         self.model = model
+        self.infills = model.infills if model else True
 
     @abstractmethod
     def problems(self) -> list[Problem]:
@@ -129,7 +134,7 @@ class Suite(ABC):
         return None
 
     def notes(self) -> list[str]:
-        """What a reader of the score must know."""
+        """What a reader of the score must know; written while the model is at hand, too."""
         return []
 
     def score(self, problems: Sequence[Problem], outcomes: Mapping[str, list[Outcome]]) -> Any:

@@ -8,6 +8,7 @@ from importlib import import_module
 from codellama.errors import NotFoundError
 from codellama.evaluate.asks import Model
 from codellama.evaluate.data import Data
+from codellama.evaluate.languages import LANGUAGES
 from codellama.evaluate.suite import Options, Suite
 
 __all__ = ["SUITES", "make_suite", "suite_class"]
@@ -17,6 +18,25 @@ SUITES: dict[str, tuple[str, str]] = {
     "humaneval": ("programs", "HumanEval"),
     "mbpp": ("programs", "Mbpp"),
     "mbpp-instruct": ("programs", "MbppInstruct"),
+    **{f"multipl-e-{code}": ("multipl_e", code) for code in LANGUAGES},
+    "apps": ("apps", "Apps"),
+    "apps-instruct": ("apps", "AppsInstruct"),
+    "humaneval-infilling-single-line": ("infilling", "SingleLine"),
+    "humaneval-infilling-multi-line": ("infilling", "MultiLine"),
+    "humaneval-infilling-random-span": ("infilling", "RandomSpan"),
+    "humaneval-infilling-random-span-light": ("infilling", "RandomSpanLight"),
+    "santacoder-fim-py": ("infilling", "SantacoderPython"),
+    "santacoder-fim-java": ("infilling", "SantacoderJava"),
+    "santacoder-fim-js": ("infilling", "SantacoderJavaScript"),
+    "docstring-infilling": ("infilling", "DocstringInfilling"),
+    "perplexity": ("longcontext", "Perplexity"),
+    "key-retrieval": ("longcontext", "KeyRetrieval"),
+    "lcc-style": ("longcontext", "LccStyle"),
+    "truthfulqa": ("truthfulqa", "TruthfulQaMc"),
+    "truthfulqa-generation": ("truthfulqa", "TruthfulQaGeneration"),
+    "toxigen": ("safety", "Toxigen"),
+    "bold": ("safety", "Bold"),
+    "gsm8k": ("gsm8k", "Gsm8k"),
 }
 
 
@@ -27,7 +47,9 @@ def suite_class(name: str) -> type[Suite]:
         hint = f"did you mean {', '.join(near)}?" if near else "see `codellama evaluate` for all"
         raise NotFoundError(f"no suite {name!r}: {hint}")
     module, attribute = SUITES[name]
-    found: type[Suite] = getattr(import_module(f"codellama.evaluate.{module}"), attribute)
+    loaded = import_module(f"codellama.evaluate.{module}")
+    named = loaded.BY_LANGUAGE if module == "multipl_e" else vars(loaded)
+    found: type[Suite] = named[attribute]
     return found
 
 

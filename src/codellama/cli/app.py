@@ -204,6 +204,8 @@ def export(
 app.command()(serving.serve)
 app.command()(serving.ps)
 app.command()(evaluation.evaluate)
+app.command()(evaluation.report)
+app.command()(evaluation.contamination)
 
 
 @app.command()

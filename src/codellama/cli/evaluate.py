@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from codellama.evaluate.fanout import FanOut
     from codellama.evaluate.suite import Options, Suite
 
-__all__ = ["STAGES", "Wish", "evaluate", "list_suites"]
+__all__ = ["STAGES", "Wish", "contamination", "evaluate", "list_suites"]
 
 STAGES = ("generate", "extract", "execute", "score")
 
@@ -118,6 +118,11 @@ def _executor(suite: Suite, wish: Wish) -> Any:
 def _fan_out(wish: Wish, workers: int | None) -> FanOut | None:
     from codellama.evaluate.fanout import Local
 
+    if wish.ray is not None:
+        from codellama.evaluate.ray_fanout import RayFanOut
+
+        address = None if wish.ray == "local" else wish.ray
+        return RayFanOut(address, workers or 2)
     return None if workers is None else Local(workers)
 
 
@@ -130,17 +135,14 @@ def _folder(name: str, wish: Wish, decoding: Decoding) -> Path:
 
 
 def _model(wish: Wish) -> Model:
-    from codellama.cli.evaluation_models import LocalModel, UrlModel
-    from codellama.cli.generate import DEFAULT_MODEL, load
-    from codellama.hub import resolve
+    from codellama.cli.evaluation_models import LazyModel, UrlModel
+    from codellama.cli.generate import DEFAULT_MODEL
 
     if wish.url:
         if not wish.model:
             raise RequestError("--url needs --model: the model's name on that server")
         return UrlModel(wish.url, wish.model)
-    name = wish.model or DEFAULT_MODEL
-    llm = load(name, context=wish.context, threads=wish.threads)
-    return LocalModel(llm, name, Path(resolve(name)))
+    return LazyModel(wish.model or DEFAULT_MODEL, wish.context, wish.threads)
 
 
 def _fetch(address: str) -> bytes:
@@ -153,6 +155,48 @@ def _fetch(address: str) -> bytes:
     except httpx.HTTPError as error:
         raise DownloadError(f"{address}: {error}") from None
     return reply.content
+
+
+def contamination(
+    corpus: Path, names: list[str], data: Path | None, out: Path | None, *, as_json: bool
+) -> None:
+    """Overlap of a corpus with suites; without names, all whose data is here."""
+    from dataclasses import asdict
+
+    from codellama.evaluate.contamination import documents, overlaps
+    from codellama.evaluate.data import Data
+    from codellama.evaluate.records import write_json
+    from codellama.evaluate.suites import SUITES, make_suite
+
+    found = []
+    for name in names or SUITES:
+        suite = make_suite(name, Data(data, _fetch if names else None))
+        try:
+            if names or suite.contaminable:
+                suite.problems()
+                found.append(suite)
+        except NotFoundError:
+            if names:
+                raise
+    rows = overlaps(documents(corpus), found)
+    record = {"corpus": corpus.name, "overlaps": [asdict(row) for row in rows]}
+    if out is not None:
+        write_json(out, record)
+    if as_json:
+        print(json.dumps(record))
+        return
+    cells = [
+        (
+            r.suite,
+            str(r.problems),
+            str(r.touched),
+            str(r.mostly),
+            str(r.same_function),
+            f"{r.share:.1%}",
+        )
+        for r in rows
+    ]
+    print(table(cells, ("SUITE", "PROBLEMS", "TOUCHED", "HALF OR MORE", "SAME FUNCTION", "SHARE")))
 
 
 def _print(result: dict[str, Any], suite: Suite, as_json: bool) -> None:

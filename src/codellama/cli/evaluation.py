@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["evaluate"]
+__all__ = ["contamination", "evaluate", "report"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -119,3 +119,45 @@ def evaluate(
         max_tokens=max_tokens,
     )
     work.evaluate(suite, wish, options, Decoding(temperature=temperature, top_p=top_p, seed=seed))
+
+
+def report(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Run folders, or folders of them.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Writes OUT.html and OUT.md.")] = Path("report"),
+    most: Annotated[
+        int, typer.Option(min=0, help="Problems of a run shown one by one, at most.")
+    ] = 200,
+) -> None:
+    """One page about all runs: tables beside the paper's, figures, every problem.
+
+    Example: codellama report codellama-runs --out report
+    """
+    from codellama.evaluate.report import write_report
+
+    for path in write_report(list(runs or [Path("codellama-runs")]), out, most=most):
+        print(path)
+
+
+def contamination(
+    corpus: Annotated[Path, typer.Argument(help='A folder, or JSON Lines with "text".')],
+    suite: Annotated[
+        list[str] | None, typer.Option(help="Repeatable.", show_default="all with data here")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where data files are looked for first.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write this JSON file, for `codellama report`.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """How much of each benchmark is in a training corpus: shared 10-grams, and Python functions
+    that are the same but for their names.
+
+    Example: codellama contamination ./corpus.jsonl --suite humaneval
+    """
+    from codellama.cli import evaluate as work
+
+    work.contamination(corpus, suite or [], data, out, as_json=json)

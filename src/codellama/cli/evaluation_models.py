@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
     from codellama import CodeLlama
 
-__all__ = ["LocalModel", "UrlModel"]
+__all__ = ["LazyModel", "LocalModel", "UrlModel"]
 
 
 class LocalModel:
@@ -149,6 +151,50 @@ class LocalModel:
         return [round(-float(each), 4) for each in self.llm.engine.logprobs(ids)]
 
 
+class LazyModel:
+    """asks.Model by name: loaded where it is first asked, once in a process. It travels to other
+    machines as its name.
+    """
+
+    parallel = 16
+
+    def __init__(self, name: str, context: int | None = None, threads: int | None = None) -> None:
+        self.name = name
+        self._key = (name, context, threads)
+
+    @property
+    def infills(self) -> bool:
+        return self._model().infills
+
+    @property
+    def context(self) -> int:
+        return self._model().context
+
+    def identity(self) -> dict[str, str | int]:
+        return self._model().identity()
+
+    def count(self, text: str) -> int:
+        return self._model().count(text)
+
+    def answers(self, ask: Ask, n: int, decoding: Decoding) -> list[Raw]:
+        return self._model().answers(ask, n, decoding)
+
+    def _model(self) -> LocalModel:
+        with _LOADING:
+            return _loaded(*self._key)
+
+
+_LOADING = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, context: int | None, threads: int | None) -> LocalModel:
+    from codellama.cli.generate import load
+    from codellama.hub import resolve
+
+    return LocalModel(load(name, context=context, threads=threads), name, Path(resolve(name)))
+
+
 class Forced:
     """engine.request.Constraint: exactly these tokens."""
 
@@ -169,8 +215,6 @@ class UrlModel:
         url: an OpenAI base, such as http://127.0.0.1:8080/v1, or Ollama's http://127.0.0.1:11434/api.
         name: the model's name there. OPENAI_API_KEY is sent where it is set.
     """
-
-    infills = False
 
     def __init__(self, url: str, name: str, *, context: int = 16_384, parallel: int = 8) -> None:
         self.url = url.rstrip("/")

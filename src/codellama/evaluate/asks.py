@@ -105,9 +105,12 @@ class Model(Protocol):
     """
 
     name: str
-    infills: bool
     parallel: int
-    context: int
+
+    @property
+    def infills(self) -> bool: ...
+    @property
+    def context(self) -> int: ...
 
     def identity(self) -> dict[str, str | int]:
         """What makes a result repeatable: file hash, quantization, versions."""

@@ -181,6 +181,7 @@ class DocstringInfilling(Exact):
     title = "Docstring infilling, own split"
     table = "Table 13"
     metric = "BLEU-4"
+    contaminable = False
     stop = ('"""',)
     most = 200
 

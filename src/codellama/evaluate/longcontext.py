@@ -27,6 +27,7 @@ class LongContext(Suite):
     """What the long-context suites share: lengths up to the model's own."""
 
     executes = False
+    contaminable = False
     lengths: tuple[int, ...] = (2048, 4096, 8192)
 
     def __init__(self, data: Data, *rest: Any) -> None:

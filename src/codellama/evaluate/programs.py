@@ -12,7 +12,7 @@ from codellama.evaluate.data import Data
 from codellama.evaluate.python_judge import PythonProgram
 from codellama.evaluate.suite import Executor, Outcome, Problem, Suite
 
-__all__ = ["HumanEval", "Mbpp", "MbppInstruct", "humaneval_tests"]
+__all__ = ["HumanEval", "HumanEvalInstruct", "Mbpp", "MbppInstruct", "humaneval_tests"]
 
 # Meta used "custom stop words" and named this list of the BigCode harness as an example
 # (meta-llama/codellama#104).
@@ -68,6 +68,44 @@ class HumanEval(Suite):
 
     def wrong(self, problem: Problem) -> Raw:
         return "    return None\n"
+
+
+class HumanEvalInstruct(HumanEval):
+    """HumanEval in the chat format: a chat model that is given the raw prompt closes it as a code
+    block. The wording is ours; the paper does not say whether its Instruct rows had one.
+    """
+
+    name = "humaneval-instruct"
+    title = "HumanEval, 0-shot, chat"
+    table = "Table 2 (wording ours)"
+
+    def ask(self, problem: Problem) -> Ask:
+        text = (
+            "Complete this Python function. Answer with the whole function in one code block.\n\n"
+            f"```python\n{problem.prompt}```"
+        )
+        return Talk((("user", text),), (), self.options.max_tokens or 512)
+
+    def extract(self, problem: Problem, raw: Raw) -> str:
+        """The first code block, or the answer; a function that stands alone replaces the prompt."""
+        assert isinstance(raw, str)
+        fenced = re.search(r"```(?:python)?\n(.*?)(?:```|\Z)", raw, re.DOTALL)
+        return fenced[1] if fenced else raw
+
+    def judge(self, problem: Problem, completion: Any, execute: Executor) -> Outcome:
+        record = dict(problem.data)
+        whole = re.search(rf"^def {record['entry_point']}\b", str(completion), re.MULTILINE)
+        # Imports and helpers of the prompt stay; its function, a docstring alone, is redefined.
+        code = f"{problem.prompt}\n{completion}" if whole else problem.prompt + str(completion)
+        reference = problem.prompt + record["canonical_solution"]
+        return Outcome(execute.python(humaneval_tests(record, code, reference)))
+
+    def oracle(self, problem: Problem) -> Raw:
+        code = problem.prompt + problem.data["canonical_solution"]
+        return f"Here it is:\n```python\n{code}```\nIt works."
+
+    def wrong(self, problem: Problem) -> Raw:
+        return f"```python\ndef {problem.data['entry_point']}(*args):\n    return None\n```"
 
 
 class Mbpp(Suite):

@@ -20,7 +20,7 @@ import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,35 @@ Key = tuple[str, int]
 
 def _silent(done: int, total: int, stage: str) -> None:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Problem → n raw answers; a value, so that it can travel to another machine."""
+
+    suite: Suite
+    model: Model
+    n: int
+    decoding: Decoding
+
+    def __call__(self, problem: Problem) -> list[Raw]:
+        # A seed of its own for each problem: the order of asking changes nothing.
+        seed = (self.decoding.seed + crc32(problem.task_id.encode())) % 2**31
+        ask = self.suite.ask(problem)
+        return self.model.answers(ask, self.n, replace(self.decoding, seed=seed))
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Sample → outcome; a value, too."""
+
+    suite: Suite
+    problems: dict[str, Problem]
+    executor: Executor
+
+    def __call__(self, sample: Record) -> Outcome:
+        problem = self.problems[sample["task_id"]]
+        return self.suite.judge(problem, sample["completion"], self.executor)
 
 
 class Run:
@@ -106,12 +135,7 @@ class Run:
         ]
         begin, done = time.monotonic(), len(self.problems) - len(wanted)
 
-        def answer(problem: Problem) -> list[Raw]:
-            # A seed of its own for each problem: the order of asking changes nothing.
-            seed = (self.decoding.seed + crc32(problem.task_id.encode())) % 2**31
-            decoding = replace(self.decoding, seed=seed)
-            return model.answers(self.suite.ask(problem), self.n, decoding)
-
+        answer = Answer(self.suite, model, self.n, self.decoding)
         fan_out = fan_out or Local(model.parallel)
         with Appender(self._path("raw")) as file:
             for problem, raws in fan_out(answer, wanted):
@@ -177,9 +201,7 @@ class Run:
         by_id = {problem.task_id: problem for problem in self.problems}
         begin, done = time.monotonic(), len(kept)
 
-        def judge(sample: Record) -> Outcome:
-            return self.suite.judge(by_id[sample["task_id"]], sample["completion"], executor)
-
+        judge = Judge(self.suite, by_id, executor)
         fan_out = fan_out or Local(cores() + 1)
         with Appender(self._path("outcomes")) as file:
             for sample, outcome in fan_out(judge, waiting):

@@ -91,6 +91,7 @@ class Suite(ABC):
         table: where the paper reports it, as the report names it.
         metric: the headline's key in the score.
         executes: whether judging runs what the model wrote.
+        contaminable: whether its problems come from a data set that training must not hold.
         infills: whether the model can; known from the run's folder where no model is at hand.
     """
 
@@ -99,6 +100,7 @@ class Suite(ABC):
     table: str = ""
     metric: str = "pass@1"
     executes: bool = True
+    contaminable: bool = True
 
     def __init__(self, options: Options, model: Model | None = None) -> None:
         self.options = options

@@ -16,6 +16,7 @@ __all__ = ["SUITES", "make_suite", "suite_class"]
 # Name → (module, class).
 SUITES: dict[str, tuple[str, str]] = {
     "humaneval": ("programs", "HumanEval"),
+    "humaneval-instruct": ("programs", "HumanEvalInstruct"),
     "mbpp": ("programs", "Mbpp"),
     "mbpp-instruct": ("programs", "MbppInstruct"),
     **{f"multipl-e-{code}": ("multipl_e", code) for code in LANGUAGES},

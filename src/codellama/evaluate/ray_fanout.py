@@ -1,0 +1,68 @@
+"""fanout.FanOut over a Ray cluster (extra `cluster`): the same items, the same order, the same
+results, on any number of machines.
+
+`work` travels once to each worker; a task whose worker dies is run again elsewhere, which changes
+nothing, since it is a pure function of its item. Every machine needs this package, bubblewrap and,
+for generating, the model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from codellama.errors import NotFoundError
+
+__all__ = ["RayFanOut"]
+
+RETRIES = 5
+
+
+class RayFanOut:
+    """Tasks on a cluster.
+
+    Args:
+        address: of the cluster; None starts one on this machine, for as long as this process.
+        workers: processes to start on this machine, without an address.
+        cpus: of each task: an engine takes a whole machine's, a judged program one.
+
+    Raises:
+        NotFoundError: Ray is not installed.
+    """
+
+    def __init__(self, address: str | None = None, workers: int = 2, cpus: float = 1) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise NotFoundError("--ray needs Ray: pip install 'codellama[cluster]'") from None
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if not ray.is_initialized():
+            here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
+            ray.init(address=address, log_to_driver=False, **({} if address else here))
+        self._ray = ray
+        self.cpus = cpus
+        self.ahead = 4 * max(1, int(ray.cluster_resources().get("CPU", workers)))
+
+    def __call__(
+        self, work: Callable[[Any], Any], items: Sequence[Any]
+    ) -> Iterator[tuple[Any, Any]]:
+        ray = self._ray
+        task = ray.remote(_call).options(
+            num_cpus=self.cpus, max_retries=RETRIES, retry_exceptions=False
+        )
+        shipped = ray.put(work)
+        waiting: deque[tuple[Any, Any]] = deque()
+        for item in items:
+            waiting.append((item, task.remote(shipped, item)))
+            if len(waiting) >= self.ahead:
+                first, future = waiting.popleft()
+                yield first, ray.get(future)
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, ray.get(future)
+
+
+def _call(work: Callable[[Any], Any], item: Any) -> Any:
+    return work(item)

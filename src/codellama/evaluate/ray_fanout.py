@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 from codellama.errors import NotFoundError
@@ -34,16 +35,16 @@ class RayFanOut:
 
     def __init__(self, address: str | None = None, workers: int = 2, cpus: float = 1) -> None:
         try:
-            import ray
+            cluster: Any = import_module("ray")
         except ImportError:
             raise NotFoundError("--ray needs Ray: pip install 'codellama[cluster]'") from None
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if not ray.is_initialized():
+        if not cluster.is_initialized():
             here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
-            ray.init(address=address, log_to_driver=False, **({} if address else here))
-        self._ray = ray
+            cluster.init(address=address, log_to_driver=False, **({} if address else here))
+        self._ray = cluster
         self.cpus = cpus
-        self.ahead = 4 * max(1, int(ray.cluster_resources().get("CPU", workers)))
+        self.ahead = 4 * max(1, int(cluster.cluster_resources().get("CPU", workers)))
 
     def __call__(
         self, work: Callable[[Any], Any], items: Sequence[Any]

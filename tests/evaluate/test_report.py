@@ -134,7 +134,7 @@ def test_numbers_stand_beside_the_papers(runs: Path, tmp_path: Path) -> None:
 def test_problems_are_shown_one_by_one(runs: Path, tmp_path: Path) -> None:
     html, _ = write_report([runs], tmp_path / "report", most=1)
     text = html.read_text()
-    assert "1 problems, one by one (of 2)" in text
+    assert "1 problem, one by one (of 2)" in text
     assert "prompt 0" in text
 
 

@@ -275,7 +275,11 @@ def names(code: CodeType) -> set[str]:
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    trace = "".join(traceback.format_exception(error))[-DETAIL:]
+    told = traceback.TracebackException.from_exception(error)
+    # Our own frames tell nobody anything.
+    frames = [frame for frame in told.stack if frame.filename != __file__]
+    told.stack = traceback.StackSummary.from_list(frames)
+    trace = "".join(told.format())[-DETAIL:]
     return {"error": type(error).__name__, "text": str(error)[:DETAIL], "trace": trace}
 
 

@@ -98,7 +98,10 @@ class Finished:
         if "execution" in self.result:
             pairs.append(("programs", _words(self.result["execution"])))
         if "times" in self.result:
-            pairs.append(("time taken", _words(self.result["times"])))
+            times = self.result["times"].items()
+            pairs.append(
+                ("time taken", ", ".join(f"{k.removesuffix('_s')} {v} s" for k, v in times))
+            )
         return [(name, value) for name, value in pairs if value]
 
 

@@ -62,6 +62,14 @@ def _svg(figure: Figure, label: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
+def _tokens(axis: Any, at: list[int]) -> None:
+    """A logarithmic axis of token counts, labelled in words of the field: 512, 2k, 128k."""
+    axis.set_xscale("log", base=2)
+    shown = [n for n in at if n & (n - 1) == 0]
+    axis.set_xticks(shown, [f"{n >> 10}k" if n >= 1024 else str(n) for n in shown])
+    axis.minorticks_off()
+
+
 def perplexity_by_position(runs: list[Finished]) -> str | None:
     """Perplexity of the tokens in each range of positions."""
     runs = [run for run in runs if run.suite == "perplexity"]
@@ -82,7 +90,7 @@ def perplexity_by_position(runs: list[Finished]) -> str | None:
         if all(p[2] for p in points):
             low, high = ([p[2][k] for p in points] for k in (0, 1))  # type: ignore[index]
             axis.fill_between(x, low, high, color=COLOURS[i % 6], alpha=0.15, linewidth=0)
-    axis.set_xscale("log", base=2)
+    _tokens(axis, x)
     axis.set_xlabel("up to position (tokens)")
     axis.set_ylabel("perplexity")
     axis.legend(frameon=False)
@@ -105,7 +113,7 @@ def perplexity_by_length(runs: list[Finished]) -> str | None:
     for i, (name, values) in enumerate(FIGURE_4A.items()):
         axes[0][1].plot(list(values), list(values.values()), marker=MARKERS[i], label=name, **PAPER)
     for axis, title in zip(axes[0], ("this run, own split", "the paper, Figure 4a"), strict=True):
-        axis.set_xscale("log", base=2)
+        _tokens(axis, sorted({int(x) for line in axis.get_lines() for x in line.get_xdata()}))
         axis.set_xlabel("context (tokens)")
         axis.set_title(title, fontsize=9)
         axis.legend(frameon=False)

@@ -59,15 +59,15 @@ def _environment(escape: bool) -> jinja2.Environment:
     return environment
 
 
-def number(value: Any) -> str:
-    """A figure for a table cell: enough digits, no more."""
+def number(value: Any, scale: float = 1.0) -> str:
+    """A figure for a table cell: percent with one digit, other units with two or three."""
     if value is None:
         return "–"
     if isinstance(value, str):
         return value
-    if value and abs(value) < 1:
-        return f"{value:.3f}"
-    return f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+    if scale == 100.0:
+        return f"{value:.1f}"
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
 
 
 def percent(run: Finished, value: float) -> str:

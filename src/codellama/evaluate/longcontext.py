@@ -126,9 +126,9 @@ class KeyRetrieval(LongContext):
             each["code"].replace("\r\n", "\n") for each in self.data.lines("mbpp/mbpp.jsonl")
         ]
         found = []
-        for length in self.wished():
-            for position in POSITIONS:
-                for i in range(self.repeats):
+        for i in range(self.repeats):  # outermost: a part of the problems has every cell
+            for length in self.wished():
+                for position in POSITIONS:
                     found.append(self._problem(length, position, i, solutions))
         return found
 
@@ -178,7 +178,7 @@ class KeyRetrieval(LongContext):
         return figures | {cell: mean(values) for cell, values in cells.items()}
 
     def notes(self) -> list[str]:
-        return [f"{self.repeats} examples a cell; filler from MBPP's solutions"]
+        return [f"at most {self.repeats} examples a cell; filler from MBPP's solutions"]
 
     def oracle(self, problem: Problem) -> Raw:
         return str(problem.data["value"])

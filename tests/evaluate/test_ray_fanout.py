@@ -70,3 +70,21 @@ def test_judging_over_the_cluster_is_judging_here(
     here = [(s["task_id"], o.verdict.status) for s, o in Local(3)(judge, samples)]
     assert there == here
     assert [status for _, status in there] == ["failed", "passed", "passed"] * 4
+
+
+@pytest.mark.weights
+def test_generating_over_the_cluster_is_generating_here(
+    fan_out: object, smollm2_path: Path, tmp_path: Path
+) -> None:
+    from codellama.cli.evaluation_models import LazyModel
+    from codellama.evaluate.run import Run
+    from codellama.evaluate.suite import Options
+
+    for name, spread in (("here", None), ("there", fan_out)):
+        model = LazyModel(str(smollm2_path), context=1024, threads=1)
+        suite = make_suite("humaneval", Data(), Options(limit=4, max_tokens=8), model)
+        run = Run(tmp_path / name, suite, model=model.identity(), n=2)
+        run.generate(model, spread)  # type: ignore[arg-type]
+    here, there = ((tmp_path / name / "raw.jsonl").read_bytes() for name in ("here", "there"))
+    assert here == there
+    assert here.count(b"\n") == 8

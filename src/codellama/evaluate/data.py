@@ -66,9 +66,9 @@ class Data:
         for folder in self._folders():
             if (folder / name).is_dir():
                 return folder / name
-        raise NotFoundError(
-            f"no folder {name} in {', '.join(map(str, self._folders()))}: {SOURCES.get(name, '')}"
-        )
+        source = SOURCES.get(name.partition("/")[0])
+        hint = f": {source.note}" if source else ""
+        raise NotFoundError(f"no folder {name} in {', '.join(map(str, self._folders()))}{hint}")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The records of a JSON Lines file."""

@@ -28,6 +28,7 @@ class LongContext(Suite):
 
     executes = False
     contaminable = False
+    parallel = 2
     lengths: tuple[int, ...] = (2048, 4096, 8192)
 
     def __init__(self, data: Data, *rest: Any) -> None:

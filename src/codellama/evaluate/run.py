@@ -136,7 +136,7 @@ class Run:
         begin, done = time.monotonic(), len(self.problems) - len(wanted)
 
         answer = Answer(self.suite, model, self.n, self.decoding)
-        fan_out = fan_out or Local(model.parallel)
+        fan_out = fan_out or Local(min(model.parallel, self.suite.parallel))
         with Appender(self._path("raw")) as file:
             for problem, raws in fan_out(answer, wanted):
                 for sample, raw in enumerate(raws):

@@ -92,6 +92,7 @@ class Suite(ABC):
         metric: the headline's key in the score.
         executes: whether judging runs what the model wrote.
         contaminable: whether its problems come from a data set that training must not hold.
+        parallel: most questions in flight; few where each is long, so that a kill loses little.
         infills: whether the model can; known from the run's folder where no model is at hand.
     """
 
@@ -101,6 +102,7 @@ class Suite(ABC):
     metric: str = "pass@1"
     executes: bool = True
     contaminable: bool = True
+    parallel: int = 64
 
     def __init__(self, options: Options, model: Model | None = None) -> None:
         self.options = options

@@ -22,7 +22,10 @@ Run = Callable[[Batch], Logits]
 
 
 def assemble(plan: list[Slot]) -> Batch:
-    """The plan as one ragged batch; wanted rows are those from a slot's last known token on."""
+    """The plan as one ragged batch; wanted rows are those from a slot's last known token on.
+
+    The plan has answering sequences first, then prompts.
+    """
     tokens = [slot.tokens for slot in plan]
     starts_S1 = np.fromiter(accumulate(map(len, tokens), initial=0), np.int32, len(plan) + 1)
     rows = [
@@ -36,6 +39,7 @@ def assemble(plan: list[Slot]) -> Batch:
         past_S=np.array([slot.sequence.computed for slot in plan], np.int32),
         blocks_SB=_tables([slot.sequence.blocks for slot in plan]),
         rows_R=np.array(rows, np.int32),
+        n_decode=sum(len(part) for slot, part in zip(plan, tokens, strict=True) if not slot.prompt),
     )
 
 

@@ -135,6 +135,7 @@ class NativeRunner:
             batch.past_S,
             batch.blocks_SB,
             batch.rows_R,
+            n_exact=batch.n_decode,
             out=out,
             hidden=hidden,
         )

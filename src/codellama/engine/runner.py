@@ -36,6 +36,9 @@ class Batch:
         past_S: tokens of s already in the cache, i.e. the position of its first new token.
         blocks_SB: block tables, padded with -1; entry b holds positions [16b, 16b + 16).
         rows_R: rows of tokens_T whose logits are wanted, ascending.
+        n_decode: tokens before this one continue answers, those from it on are prompt. A runner may
+            round prompts otherwise than answers, if a token's result stays the same however its
+            prompt is cut and whoever runs beside it. Whole sequences lie on either side.
     """
 
     tokens_T: Int32
@@ -43,6 +46,7 @@ class Batch:
     past_S: Int32
     blocks_SB: Int32
     rows_R: Int32
+    n_decode: int = 0
 
 
 class Runner(Protocol):

@@ -2,8 +2,8 @@
 
 A state machine over token lists and block tables: no tensors, no text, no clock but its own count
 of steps. It decides which tokens of which sequence are computed next and promises: the step's token
-budget holds; tokens of sequences that are already answering come before prompts; nothing waits for
-ever; every block comes back.
+budget holds; tokens of sequences that are already answering come before prompts; no slot
+spans prompt and answer; nothing waits for ever; every block comes back.
 
 Order. Each request gets a rank at submit, `arrival step − priority · head_start`, ties by
 submission. A priority level is thus a head start of so many steps, not a licence to starve others.
@@ -196,7 +196,11 @@ class Scheduler:
         return enough and remaining < self.config.max_running
 
     def _fill(self) -> list[Slot]:
-        """Hand out the budget: answering sequences first, then drafts for them, then prompts."""
+        """Hand out the budget: answering sequences first, then drafts for them, then prompts.
+
+        The slots come back with prompts last. After a pre-emption, prompt and answer are computed
+        in separate steps: a runner may round them differently (Batch.n_decode).
+        """
         budget = self.config.step_tokens
         answering = [s for s in self.running if s.pending == 1][:budget]
         budget -= len(answering)
@@ -209,10 +213,11 @@ class Scheduler:
             slots.append(self._slot(sequence, 1, draft))
         for sequence in self.running:
             if sequence.pending > 1 and budget:
-                count = min(sequence.pending, budget)
+                prompt = max(0, sequence.n_prompt - sequence.computed)
+                count = min(prompt or sequence.pending, budget)
                 budget -= count
                 slots.append(self._slot(sequence, count))
-        return slots
+        return sorted(slots, key=lambda slot: slot.prompt)
 
     def _slot(self, sequence: Sequence, count: int, draft: tuple[int, ...] = ()) -> Slot:
         ends = count == sequence.pending
@@ -222,7 +227,7 @@ class Scheduler:
         """A draft that pre-empts nobody and leaves room for the token drawn after it."""
         room = (len(sequence.blocks) + self.pool.available) * BLOCK_SIZE - len(sequence.tokens)
         most = min(rows, room, sequence.limit - len(sequence.tokens) - 1)
-        if most <= 0 or sequence.forks:
+        if most <= 0 or sequence.forks or sequence.computed < sequence.n_prompt:
             return ()
         draft = tuple(self._draft(sequence, most))
         assert len(draft) <= most, "a draft longer than asked for"

@@ -67,6 +67,11 @@ class Slot:
     samples: bool = False
 
     @property
+    def prompt(self) -> bool:
+        """Whether the tokens are the request's own; a slot never spans both kinds."""
+        return self.sequence.computed < self.sequence.n_prompt
+
+    @property
     def tokens(self) -> list[int]:
         start = self.sequence.computed
         return self.sequence.tokens[start : start + self.count] + list(self.draft)

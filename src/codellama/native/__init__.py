@@ -160,10 +160,15 @@ class NativeModel:
         blocks_SB: Int32,
         rows_R: Int32,
         *,
+        n_exact: int | None = None,
         hidden: bool = False,
         out: Float32 | None = None,
     ) -> Float32:
         """Run one ragged batch; returns logits [R, V], or the normalised last hidden states [R, D].
+
+        Tokens from n_exact on belong to prompts (default: none do). Instruction sets with a matrix
+        unit compute those in bfloat16, the others with int8 activations; either way a token's
+        result depends on its own sequence alone.
 
         `out` is written and returned when given. Raises, before anything is computed, ValueError
         for token ids, blocks or rows that do not exist and for block tables that are too short,
@@ -172,7 +177,8 @@ class NativeModel:
         if out is None:
             width = self.shape.dim if hidden else self.shape.vocab_size
             out = np.empty((len(rows_R), width), np.float32)
-        self._model.step(tokens_T, starts_S1, past_S, blocks_SB, rows_R, out, hidden)
+        exact = len(tokens_T) if n_exact is None else n_exact
+        self._model.step(tokens_T, starts_S1, past_S, blocks_SB, rows_R, exact, out, hidden)
         return out
 
     @property

@@ -41,6 +41,7 @@ class Model:
         past_S: _Int32,
         blocks_SB: _Int32,
         rows_R: _Int32,
+        n_exact: int,
         out: _Float32,
         hidden: bool,
     ) -> None: ...

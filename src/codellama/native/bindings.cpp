@@ -51,7 +51,7 @@ NormSlot norm_slot_of(const std::string& name) {
 }
 
 void step(Model& model, In<int32_t, 1> tokens_T, In<int32_t, 1> starts_S1, In<int32_t, 1> past_S,
-          In<int32_t, 2> blocks_SB, In<int32_t, 1> rows_R, Out<float, 2> out, bool hidden) {
+          In<int32_t, 2> blocks_SB, In<int32_t, 1> rows_R, int n_exact, Out<float, 2> out, bool hidden) {
     const size_t sequences = past_S.shape(0);
     require(starts_S1.shape(0) == sequences + 1, "starts needs one entry more than there are sequences");
     require(blocks_SB.shape(0) == sequences, "one block table per sequence is needed");
@@ -66,7 +66,8 @@ void step(Model& model, In<int32_t, 1> tokens_T, In<int32_t, 1> starts_S1, In<in
                  static_cast<int>(tokens_T.shape(0)),
                  static_cast<int>(sequences),
                  static_cast<int>(blocks_SB.shape(1)),
-                 static_cast<int>(rows_R.shape(0))};
+                 static_cast<int>(rows_R.shape(0)),
+                 n_exact};
     float* target = out.data();
     const nb::gil_scoped_release unlocked;
     model.step(s, hidden ? nullptr : target, hidden ? target : nullptr);
@@ -204,7 +205,7 @@ NB_MODULE(_native, m) {
         .def("allocate_cache", &Model::allocate_cache)
         .def("copy_block", &Model::copy_block)
         .def("step", &step, array("tokens_T"), array("starts_S1"), array("past_S"), array("blocks_SB"), array("rows_R"),
-             array("out"), nb::arg("hidden"))
+             nb::arg("n_exact"), array("out"), nb::arg("hidden"))
         .def_prop_ro("isa", [](const Model& self) { return std::string(self.kernels().name); })
         .def_prop_ro("n_threads", &Model::n_threads)
         .def_prop_ro("n_blocks", &Model::n_blocks)

@@ -7,6 +7,14 @@
 #include <sys/auxv.h>
 #endif
 
+#if defined(CODELLAMA_X86)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
 namespace codellama {
 namespace {
 
@@ -21,6 +29,18 @@ bool has_avx512() {  // Ice Lake 2019, Zen 4 2022; the compiler's test includes 
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vnni");
+}
+// Sapphire Rapids 2023. The system saves the tiles of processes that ask for it (Linux 5.16 and later).
+bool has_amx() {
+#if defined(__linux__)
+    unsigned a, b, c, d;
+    if (!has_avx512() || __get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & 1u << 5) == 0) return false;  // AVX512_BF16
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & 1u << 22) == 0 || (d & 1u << 24) == 0) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
 }
 bool has_avx2() {  // Haswell 2013, Zen 2017; every one of these has F16C
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -39,6 +59,7 @@ bool always() { return true; }
 
 constexpr Candidate kCandidates[] = {
 #if defined(CODELLAMA_X86)
+    {"amx", has_amx, kernels_amx},
     {"avx512", has_avx512, kernels_avx512},
     {"avx2", has_avx2, kernels_avx2},
 #endif

@@ -181,6 +181,7 @@ void Model::check(const Step& step) const {
             if (block < 0 || block >= n_blocks_) refuse("block " + std::to_string(block) + " does not exist");
         }
     }
+    if (step.n_exact < 0 || step.n_exact > step.n_tokens) refuse("prompts begin outside the step");
     if (step.n_rows > step.n_tokens) refuse("more rows wanted than there are tokens");
     for (int r = 0; r < step.n_rows; ++r) {
         if (step.rows_R[r] < 0 || step.rows_R[r] >= step.n_tokens) refuse("a wanted row is outside the step");
@@ -205,12 +206,19 @@ void Model::reserve(int n_tokens) {
     grow(sin_T_, shape_.head_dim / 2);
     x_blocks_ = std::max({shape_.dim, query, shape_.ffn_dim}) / kBlock + 1;
     quantized_ = Buffer(static_cast<size_t>(n_tokens) * static_cast<size_t>(x_blocks_) * sizeof(XBlock));
+    if (kernels_->unit != nullptr) {
+        x_tiles_ = Buffer(unit_tile_bytes(n_tokens, std::max(shape_.dim, query)));
+        ffn_tiles_ = Buffer(unit_tile_bytes(n_tokens, shape_.ffn_dim));
+        unit_scratch_.clear();
+        for (int i = 0; i < pool_.size(); ++i) unit_scratch_.emplace_back(unit_scratch_bytes(n_tokens));
+    }
     sequence_T_.resize(static_cast<size_t>(n_tokens));
     position_T_.resize(static_cast<size_t>(n_tokens));
 }
 
 void Model::prepare(const Step& step) {
     reserve(step.n_tokens);
+    n_exact_ = kernels_->unit != nullptr ? step.n_exact : step.n_tokens;
     for (int s = 0; s < step.n_sequences; ++s) {
         for (int t = step.starts_S1[s]; t < step.starts_S1[s + 1]; ++t) {
             sequence_T_[static_cast<size_t>(t)] = s;
@@ -227,7 +235,7 @@ void Model::prepare(const Step& step) {
         }
     }
     plan_attention(step);
-    const int n_counters = 5 * shape_.n_layers + 1;
+    const int n_counters = 9 * shape_.n_layers + 2;
     counters_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(n_counters));
     while (thread_scratch_.size() < static_cast<size_t>(pool_.size())) {
         thread_scratch_.emplace_back(kAttendScratch * sizeof(float));
@@ -274,9 +282,12 @@ void Model::step(const Step& step, float* logits_RV, float* hidden_RD) {
 
 void Model::run_thread(int thread, const Step& step, float* logits_RV, float* hidden_RD) {
     Progress at{thread, 0};
+    const bool prompts = n_exact_ < step.n_tokens;
+    if (prompts) kernels_->unit->begin();
     embed(thread, step);
     pool_.barrier();
     for (int layer = 0; layer < shape_.n_layers; ++layer) run_layer(at, layer, step);
+    if (prompts) kernels_->unit->end();
     if (step.n_rows > 0) run_head(at, step, logits_RV, hidden_RD);
 }
 
@@ -284,12 +295,14 @@ void Model::run_layer(Progress& at, int layer, const Step& step) {
     const Layer& l = layers_[static_cast<size_t>(layer)];
     const int n = step.n_tokens, dim = shape_.dim, query = l.wq.rows, kv = l.wk.rows, ffn = shape_.ffn_dim;
     const ptrdiff_t norm_stride = round_up(dim, 4), att_stride = round_up(query, 4), ffn_stride = round_up(ffn, 4);
+    uint16_t* x_tiles = reinterpret_cast<uint16_t*>(x_tiles_.data());
+    uint16_t* ffn_tiles = reinterpret_cast<uint16_t*>(ffn_tiles_.data());
 
-    normalise(at.thread, nullptr, n, l.attention_norm);
+    normalise(at.thread, nullptr, n, n_exact_, l.attention_norm);
     pool_.barrier();
     const Product qkv[] = {
         {&l.wq, q_T_.data(), query, false}, {&l.wk, k_T_.data(), kv, false}, {&l.wv, v_T_.data(), kv, false}};
-    multiply(at, qkv, 3, n, norm_TD_.data(), norm_stride);
+    multiply(at, qkv, 3, n, n_exact_, norm_TD_.data(), norm_stride, x_tiles);
     pool_.barrier();
     rotate_and_cache(at.thread, layer, step);
     pool_.barrier();
@@ -299,26 +312,29 @@ void Model::run_layer(Progress& at, int layer, const Step& step) {
         collect(at.thread);
         pool_.barrier();
     }
-    quantize_rows(at.thread, att_T_.data(), att_stride, query, n);
+    quantize_rows(at.thread, att_T_.data(), att_stride, query, n, n_exact_, x_tiles);
     pool_.barrier();
     const Product wo[] = {{&l.wo, x_TD_.data(), dim, true}};
-    multiply(at, wo, 1, n, att_T_.data(), att_stride);
+    multiply(at, wo, 1, n, n_exact_, att_T_.data(), att_stride, x_tiles);
     pool_.barrier();
-    normalise(at.thread, nullptr, n, l.ffn_norm);
+    normalise(at.thread, nullptr, n, n_exact_, l.ffn_norm);
     pool_.barrier();
-    const Product gate_up[] = {{&l.w1, ffn_TF_.data(), ffn_stride, false, &l.w3}};
-    multiply(at, gate_up, 1, n, norm_TD_.data(), norm_stride);
+    // Where both products run on the matrix unit, what lies between them stays in its tiles.
+    Product gate_up[] = {{&l.w1, ffn_TF_.data(), ffn_stride, false, &l.w3}};
+    const bool in_tiles = on_unit(gate_up[0]) && on_unit(l.w2);
+    if (in_tiles) gate_up[0].tiles = ffn_tiles;
+    multiply(at, gate_up, 1, n, n_exact_, norm_TD_.data(), norm_stride, x_tiles);
     pool_.barrier();
-    quantize_rows(at.thread, ffn_TF_.data(), ffn_stride, ffn, n);
+    quantize_rows(at.thread, ffn_TF_.data(), ffn_stride, ffn, in_tiles ? n_exact_ : n, n_exact_, ffn_tiles);
     pool_.barrier();
     const Product w2[] = {{&l.w2, x_TD_.data(), dim, true}};
-    multiply(at, w2, 1, n, ffn_TF_.data(), ffn_stride);
+    multiply(at, w2, 1, n, n_exact_, ffn_TF_.data(), ffn_stride, ffn_tiles);
     pool_.barrier();
 }
 
 void Model::run_head(Progress& at, const Step& step, float* logits_RV, float* hidden_RD) {
     const ptrdiff_t stride = round_up(shape_.dim, 4);
-    normalise(at.thread, step.rows_R, step.n_rows, norm_);
+    normalise(at.thread, step.rows_R, step.n_rows, step.n_rows, norm_);
     pool_.barrier();
     if (hidden_RD != nullptr && at.thread == 0) {
         for (int r = 0; r < step.n_rows; ++r) {
@@ -328,7 +344,7 @@ void Model::run_head(Progress& at, const Step& step, float* logits_RV, float* hi
     }
     if (logits_RV == nullptr) return;
     const Product product[] = {{&head(), logits_RV, shape_.vocab_size, false}};
-    multiply(at, product, 1, step.n_rows, norm_TD_.data(), stride);
+    multiply(at, product, 1, step.n_rows, step.n_rows, norm_TD_.data(), stride, nullptr);
 }
 
 }  // namespace codellama

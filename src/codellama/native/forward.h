@@ -28,6 +28,9 @@ struct Shape {
 enum class Slot { tok_embeddings, output, wq, wk, wv, wo, w1, w2, w3, kCount };
 enum class NormSlot { attention_norm, ffn_norm, norm };
 
+// Rows before n_exact are computed alike on their own and in any company, by integer products where weights are
+// quantized. The rest belong to prompts: a matrix unit, where there is one, may round them otherwise, though alike
+// however a prompt is cut and whoever runs beside it. They come last.
 struct Step {
     const int32_t* tokens_T;
     const int32_t* starts_S1;
@@ -35,6 +38,7 @@ struct Step {
     const int32_t* blocks_SB;
     const int32_t* rows_R;
     int n_tokens, n_sequences, table_width, n_rows;
+    int n_exact;  // where the first prompt begins
 };
 
 class Model {
@@ -73,6 +77,11 @@ class Model {
         ptrdiff_t out_stride;
         bool accumulate;
         const Matrix* gate_up = nullptr;  // out = silu(weight · x) · (gate_up · x)
+        uint16_t* tiles = nullptr;        // prompt rows of gate_up products go here, not to out
+    };
+    struct UnitScratch {
+        uint16_t* weights;
+        float* sums;
     };
     struct AttentionJob {
         int sequence, kv_head, token, n_tokens, chunk_begin, chunk_end;
@@ -108,10 +117,14 @@ class Model {
     void run_layer(Progress& at, int layer, const Step& step);
     void run_head(Progress& at, const Step& step, float* logits_RV, float* hidden_RD);
     void embed(int thread, const Step& step);
-    void normalise(int thread, const int32_t* rows, int n_rows, const std::vector<float>& weight);
-    void quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, int n_rows);
-    void multiply(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
-                  ptrdiff_t x_stride);
+    void normalise(int thread, const int32_t* rows, int n_rows, int n_exact, const std::vector<float>& weight);
+    // Rows [0, n_exact) to int8, the others to tiles of the matrix unit.
+    void quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, int n_rows, int n_exact,
+                       uint16_t* tiles);
+    void multiply(Progress& at, const Product* products, int n_products, int n_rows, int n_exact, const float* x,
+                  ptrdiff_t x_stride, const uint16_t* tiles);
+    void multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, int n_exact,
+                        const float* x, ptrdiff_t x_stride);
     void multiply_range(const Product& product, Range tiles, Range rows, int max_rows, const float* x,
                         ptrdiff_t x_stride) const;
     void multiply_tiles(const Product& product, int tile, int n_tiles, int row, int n_rows, const float* x,
@@ -119,6 +132,20 @@ class Model {
     void tile_rows(const Matrix& weight, int tile, int n_tiles, int row, int n_rows, const float* x, ptrdiff_t x_stride,
                    float* out) const;
     static bool is_float(const Product& product);
+
+    // Prompt rows on a matrix unit: prompt.cpp.
+    bool on_unit(const Matrix& weight) const;
+    bool on_unit(const Product& product) const;
+    static size_t unit_tile_bytes(int n_rows, int columns);
+    static size_t unit_scratch_bytes(int n_rows);
+    UnitScratch unit_scratch(int thread);
+    int unit_group(const Matrix& weight, int n_rows) const;
+    void pack_prompt_row(const float* x, int columns, int row, uint16_t* tiles) const;
+    void multiply_prompts(Progress& at, const Product* products, int n_products, int n_rows, const uint16_t* x);
+    void sum_pairs(const Matrix& weight, Range pairs, int m_tiles, const uint16_t* x, UnitScratch& scratch,
+                   float* sums) const;
+    void finish_pairs(const Product& product, Range pairs, int n_rows, float* sums, const float* up) const;
+
     void rotate_and_cache(int thread, int layer, const Step& step);
     void attend(Progress& at, int layer, const Step& step);
     void collect(int thread);
@@ -141,7 +168,9 @@ class Model {
     ptrdiff_t x_blocks_ = 0;
     std::vector<float> x_TD_, norm_TD_, q_T_, k_T_, v_T_, att_T_, ffn_TF_, cos_T_, sin_T_, partials_;
     Buffer quantized_;
-    std::vector<Buffer> thread_scratch_;
+    int n_exact_ = 0;     // rows of the step before its prompts; all of them without a matrix unit
+    Buffer x_tiles_, ffn_tiles_;
+    std::vector<Buffer> thread_scratch_, unit_scratch_;
     std::vector<int32_t> sequence_T_, position_T_;
     std::vector<AttentionJob> jobs_;
     std::vector<SplitSequence> splits_;

@@ -70,8 +70,41 @@ struct Attend {
     float* partial;              // out: [n_tokens · group][head_pad + 2]: maximum, sum, unnormalised output
 };
 
+// Prompts on a matrix unit: products of bfloat16 tiles, summed in float32. A tile of activations is [16 rows][32
+// columns], a tile of weights [16 pairs of columns][16 rows][2 columns], a tile of sums [16 activation rows][16 weight
+// rows]; the tiles of a matrix lie column by column. Call `begin` on a thread before the others and `end` after.
+constexpr int kUnitColumns = 32;
+constexpr int kUnitTile = kLanes * kUnitColumns;  // elements of a bfloat16 tile: 1 KB
+constexpr int kUnitSums = kLanes * kLanes;        // elements of a tile of sums: 1 KB
+constexpr int kUnitPair = 2;                      // weight tiles done at once
+
+// One tile of 16 weight rows, blocks of 32 columns [first, last), dequantized and rounded to the nearest bfloat16.
+using UnpackTile = void (*)(const uint8_t* tile, int n_blocks, int first, int last, uint16_t* out);
+
+struct UnitProduct {
+    const uint16_t* x;   // activation tile (m, k) at x + m · x_stride + k · kUnitTile
+    ptrdiff_t x_stride;  // elements
+    const uint16_t* w;   // weight tile (n, k) at w + (n · n_k + k) · kUnitTile
+    int m_tiles, n_tiles, n_k;
+    float* sums;  // tile (m, n) at sums + (m · kUnitPair + n) · kUnitSums
+    bool add;     // to what is there
+};
+
+struct MatrixUnit {
+    void (*begin)();
+    void (*end)();
+    void (*pack_row)(const float* x, int columns, uint16_t* out);  // a row of a tile; out: its first column
+    UnpackTile unpack[kFormats];                                   // null where products stay in float32
+    void (*multiply)(const UnitProduct& product);
+    // A pair of tiles of sums, done with: n_rows x width of it to float32 rows, or gate · up to a bfloat16 tile.
+    void (*store)(const float* sums, int n_rows, int width, float* out, ptrdiff_t stride);
+    void (*add)(const float* sums, int n_rows, int width, float* out, ptrdiff_t stride);
+    void (*swiglu)(const float* gate, const float* up, uint16_t* out);
+};
+
 struct Kernels {
     const char* name;
+    const MatrixUnit* unit;  // null without one
     int max_quant_rows, max_float_rows;
     int tiles_at_once[kMaxQuantRows];                // by number of rows − 1
     QuantTile quant_tile[kFormats][kMaxQuantRows];   // one tile; null for float formats
@@ -90,6 +123,7 @@ struct Kernels {
 };
 
 // Null where the machine lacks the instruction set or the build does not carry it.
+const Kernels* kernels_amx();
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx2();
 const Kernels* kernels_neon();

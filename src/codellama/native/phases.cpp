@@ -29,23 +29,28 @@ void Model::embed(int thread, const Step& step) {
     }
 }
 
-// norm_TD ← RMSNorm(x_TD[rows]), and its quantized form.
-void Model::normalise(int thread, const int32_t* rows, int n_rows, const std::vector<float>& weight) {
+// norm_TD ← RMSNorm(x_TD[rows]), and what the products read.
+void Model::normalise(int thread, const int32_t* rows, int n_rows, int n_exact, const std::vector<float>& weight) {
     const ptrdiff_t stride = (shape_.dim + 3) / 4 * 4;
     XBlock* quantized = reinterpret_cast<XBlock*>(quantized_.data());
     for (int r = thread; r < n_rows; r += pool_.size()) {
         const ptrdiff_t source = rows != nullptr ? rows[r] : r;
         float* out = norm_TD_.data() + r * stride;
         kernels_->rms_norm(x_TD_.data() + source * shape_.dim, weight.data(), shape_.norm_eps, shape_.dim, out);
-        if (shape_.dim % kBlock == 0) kernels_->quantize(out, shape_.dim, quantized + r * x_blocks_);
+        if (r >= n_exact) pack_prompt_row(out, shape_.dim, r - n_exact, reinterpret_cast<uint16_t*>(x_tiles_.data()));
+        else if (shape_.dim % kBlock == 0) kernels_->quantize(out, shape_.dim, quantized + r * x_blocks_);
     }
 }
 
-void Model::quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, int n_rows) {
+void Model::quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, int n_rows, int n_exact,
+                          uint16_t* tiles) {
+    for (int r = n_exact + thread; r < n_rows; r += pool_.size()) {
+        pack_prompt_row(x + r * stride, columns, r - n_exact, tiles);
+    }
     if (columns % kBlock != 0) return;  // then the weights are floats and read x itself
     XBlock* quantized = reinterpret_cast<XBlock*>(quantized_.data());
     const int per_row = (columns + kQuantizeColumns - 1) / kQuantizeColumns;
-    for (int unit = thread; unit < n_rows * per_row; unit += pool_.size()) {
+    for (int unit = thread; unit < n_exact * per_row; unit += pool_.size()) {
         const int row = unit / per_row, first = unit % per_row * kQuantizeColumns;
         kernels_->quantize(x + row * stride + first, std::min(kQuantizeColumns, columns - first),
                            quantized + row * x_blocks_ + first / kBlock);
@@ -108,31 +113,41 @@ bool Model::is_float(const Product& product) {
            (product.gate_up != nullptr && !geometry(product.gate_up->format).quantized);
 }
 
-void Model::multiply(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
-                     ptrdiff_t x_stride) {
-    int n_tiles = 0, max_rows = kernels_->max_quant_rows;
+void Model::multiply(Progress& at, const Product* products, int n_products, int n_rows, int n_exact, const float* x,
+                     ptrdiff_t x_stride, const uint16_t* tiles) {
+    multiply_exact(at, products, n_products, n_rows, n_exact, x, x_stride);
+    multiply_prompts(at, products, n_products, n_rows - n_exact, tiles);
+}
+
+// Rows [0, n_exact), and the prompts' rows of products that no matrix unit takes.
+void Model::multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, int n_exact,
+                           const float* x, ptrdiff_t x_stride) {
+    int n_tiles = 0, max_rows = kernels_->max_quant_rows, most_rows = 0;
     ptrdiff_t row_bytes = 1;
+    const auto rows_of = [&](const Product& product) { return on_unit(product) ? n_exact : n_rows; };
     for (int i = 0; i < n_products; ++i) {
         const Matrix& weight = *products[i].weight;
         n_tiles += weight.n_tiles();
+        most_rows = std::max(most_rows, rows_of(products[i]));
         row_bytes = std::max<ptrdiff_t>(row_bytes, ptrdiff_t{weight.columns} * 2);
         if (is_float(products[i])) max_rows = std::min(max_rows, kernels_->max_float_rows);
     }
     const int chunk = std::max<int>(max_rows, static_cast<int>(kActivationBytes / row_bytes) / max_rows * max_rows);
     const auto tiles = [&](Range range) {
-        for (int first = 0; first < n_rows; first += chunk) {
-            const int last = std::min(n_rows, first + chunk);
+        for (int first = 0; first < most_rows; first += chunk) {
             int index = 0;  // tiles of all products are numbered through
             for (int i = 0; i < n_products; ++i) {
-                const int n = products[i].weight->n_tiles();
+                const int n = products[i].weight->n_tiles(), last = std::min(rows_of(products[i]), first + chunk);
                 const Range own = {std::max(range.begin - index, 0), std::min(range.end - index, n)};
-                if (own.begin < own.end) multiply_range(products[i], own, {first, last}, max_rows, x, x_stride);
+                if (own.begin < own.end && first < last) {
+                    multiply_range(products[i], own, {first, last}, max_rows, x, x_stride);
+                }
                 index += n;
             }
         }
     };
     std::atomic<int>& next = counters_[static_cast<size_t>(at.phase++)];
-    if (n_rows < kDynamicRows) return tiles(share(n_tiles, at.thread, pool_.size()));
+    if (most_rows < kDynamicRows) return tiles(share(n_tiles, at.thread, pool_.size()));
     for (int unit = next++; unit * kTilesPerUnit < n_tiles; unit = next++) {
         tiles({unit * kTilesPerUnit, std::min(n_tiles, (unit + 1) * kTilesPerUnit)});
     }

@@ -5,7 +5,7 @@ set(CODELLAMA_NATIVE_OPTIONS -O3 -ffp-contract=off -fno-math-errno)
 set(CODELLAMA_NATIVE_DEFINITIONS "")
 set(here ${CMAKE_CURRENT_LIST_DIR})
 set(CODELLAMA_NATIVE_SOURCES
-    ${here}/buffer.cpp ${here}/dispatch.cpp ${here}/forward.cpp ${here}/isa_portable.cpp ${here}/pack.cpp ${here}/phases.cpp
+    ${here}/buffer.cpp ${here}/dispatch.cpp ${here}/forward.cpp ${here}/prompt.cpp ${here}/isa_portable.cpp ${here}/pack.cpp ${here}/phases.cpp
     ${here}/threads.cpp ${here}/unpack.cpp)
 
 if(CMAKE_OSX_ARCHITECTURES)
@@ -16,7 +16,7 @@ endif()
 
 if(processor MATCHES "^(x86_64|AMD64|amd64)$")
   list(APPEND CODELLAMA_NATIVE_DEFINITIONS CODELLAMA_X86)
-  list(APPEND CODELLAMA_NATIVE_SOURCES ${here}/isa_avx2.cpp ${here}/isa_avx512.cpp)
+  list(APPEND CODELLAMA_NATIVE_SOURCES ${here}/isa_amx.cpp ${here}/isa_avx2.cpp ${here}/isa_avx512.cpp)
   set(avx2 -mavx2 -mfma -mf16c)
   set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
@@ -25,6 +25,7 @@ if(processor MATCHES "^(x86_64|AMD64|amd64)$")
   endif()
   set_source_files_properties(${here}/isa_avx2.cpp PROPERTIES COMPILE_OPTIONS "${avx2}")
   set_source_files_properties(${here}/isa_avx512.cpp PROPERTIES COMPILE_OPTIONS "${avx512}")
+  set_source_files_properties(${here}/isa_amx.cpp PROPERTIES COMPILE_OPTIONS "${avx512};-mavx512bf16;-mamx-tile;-mamx-bf16")
 elseif(processor MATCHES "^(aarch64|arm64|ARM64)$")
   list(APPEND CODELLAMA_NATIVE_DEFINITIONS CODELLAMA_NEON)
   list(APPEND CODELLAMA_NATIVE_SOURCES ${here}/isa_neon.cpp)

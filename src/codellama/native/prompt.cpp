@@ -1,0 +1,129 @@
+// The products of a step's prompt rows on a matrix unit. See forward.cpp for the order of phases.
+//
+// A unit of work is a few pairs of weight tiles. For each run of columns the pair is dequantized once, into the first
+// level cache, and multiplied with the activations of the whole step, which stay in the second. Sums wait in the
+// thread's scratch between runs of columns; adding a run to them rounds as if there were one run.
+
+#include <algorithm>
+
+#include "forward.h"
+
+namespace codellama {
+namespace {
+
+// Columns of a run: a dequantized pair of tiles then takes 36 KB of a 48 KB first-level cache.
+constexpr int kRunBlocks = 18;
+// Activations of a step that fit the second-level cache (2 MB) beside sums and weights; more are fetched again for
+// every unit, so that a unit is then kGroup pairs.
+constexpr size_t kActivationBytes = size_t{5} << 18;
+constexpr int kGroup = 8;
+
+int blocks_of(int columns) { return (columns + kUnitColumns - 1) / kUnitColumns; }
+int tiles_of(int rows) { return (rows + kLanes - 1) / kLanes; }
+int pairs_of(const Matrix& m) { return (m.n_tiles() + kUnitPair - 1) / kUnitPair; }
+
+}  // namespace
+
+bool Model::on_unit(const Matrix& weight) const {
+    return kernels_->unit != nullptr && kernels_->unit->unpack[static_cast<int>(weight.format)] != nullptr &&
+           weight.columns % kUnitColumns == 0;
+}
+bool Model::on_unit(const Product& product) const {
+    return on_unit(*product.weight) && (product.gate_up == nullptr || on_unit(*product.gate_up));
+}
+
+size_t Model::unit_tile_bytes(int n_rows, int columns) {
+    return static_cast<size_t>(tiles_of(n_rows)) * static_cast<size_t>(blocks_of(columns)) * kUnitTile *
+           sizeof(uint16_t);
+}
+
+// Prompt row r of the step's activations becomes a row of tiles.
+void Model::pack_prompt_row(const float* x, int columns, int r, uint16_t* tiles) const {
+    const ptrdiff_t stride = static_cast<ptrdiff_t>(blocks_of(columns)) * kUnitTile;
+    kernels_->unit->pack_row(x, columns, tiles + r / kLanes * stride + r % kLanes * kUnitColumns);
+}
+
+// Sums of one weight's pairs [first, last), all prompt rows: [pair][m tile][2][16][16].
+void Model::sum_pairs(const Matrix& weight, Range pairs, int m_tiles, const uint16_t* x, UnitScratch& scratch,
+                      float* sums) const {
+    const MatrixUnit& unit = *kernels_->unit;
+    const UnpackTile unpack = unit.unpack[static_cast<int>(weight.format)];
+    const int n_blocks = blocks_of(weight.columns), n_runs = (n_blocks + kRunBlocks - 1) / kRunBlocks;
+    for (int run = 0; run < n_runs; ++run) {
+        const Range blocks = share(n_blocks, run, n_runs);
+        const int n_k = blocks.end - blocks.begin;
+        for (int pair = pairs.begin; pair < pairs.end; ++pair) {
+            const int tile = pair * kUnitPair, n_tiles = std::min(kUnitPair, weight.n_tiles() - tile);
+            for (int n = 0; n < n_tiles; ++n) {
+                unpack(weight.tile(tile + n), weight.n_blocks(), blocks.begin, blocks.end,
+                       scratch.weights + n * n_k * kUnitTile);
+            }
+            unit.multiply({x + blocks.begin * kUnitTile, static_cast<ptrdiff_t>(n_blocks) * kUnitTile, scratch.weights,
+                           m_tiles, n_tiles, n_k,
+                           sums + static_cast<ptrdiff_t>(pair - pairs.begin) * m_tiles * kUnitPair * kUnitSums,
+                           run > 0});
+        }
+    }
+}
+
+void Model::finish_pairs(const Product& product, Range pairs, int n_rows, float* sums, const float* up) const {
+    const MatrixUnit& unit = *kernels_->unit;
+    const int m_tiles = tiles_of(n_rows), first_row = n_exact_;
+    for (int pair = pairs.begin; pair < pairs.end; ++pair) {
+        const int column = pair * kUnitPair * kLanes, width = std::min(kUnitPair * kLanes, product.weight->rows - column);
+        for (int m = 0; m < m_tiles; ++m) {
+            const ptrdiff_t at = (static_cast<ptrdiff_t>(pair - pairs.begin) * m_tiles + m) * kUnitPair * kUnitSums;
+            if (product.tiles != nullptr) {
+                const ptrdiff_t stride = static_cast<ptrdiff_t>(blocks_of(product.weight->rows)) * kUnitTile;
+                unit.swiglu(sums + at, up + at, product.tiles + m * stride + pair * kUnitTile);
+                continue;
+            }
+            if (product.gate_up != nullptr) kernels_->silu_mul(sums + at, up + at, kUnitPair * kUnitSums);
+            float* out = product.out + (first_row + m * kLanes) * product.out_stride + column;
+            (product.accumulate ? unit.add : unit.store)(sums + at, std::min(kLanes, n_rows - m * kLanes), width, out,
+                                                         product.out_stride);
+        }
+    }
+}
+
+// Pairs of tiles that make a unit of work, given how many products share its scratch.
+int Model::unit_group(const Matrix& weight, int n_rows) const {
+    return unit_tile_bytes(n_rows, weight.columns) <= kActivationBytes ? 1 : kGroup;
+}
+
+void Model::multiply_prompts(Progress& at, const Product* products, int n_products, int n_rows, const uint16_t* x) {
+    std::atomic<int>& next = counters_[static_cast<size_t>(at.phase++)];
+    if (n_rows == 0) return;
+    const int m_tiles = tiles_of(n_rows);
+    UnitScratch scratch = unit_scratch(at.thread);
+    int taken = next++, index = 0;  // units of all products are numbered through
+    for (int i = 0; i < n_products; ++i) {
+        const Product& product = products[i];
+        if (!on_unit(product)) continue;
+        const int n_pairs = pairs_of(*product.weight);
+        const int group = std::max(1, unit_group(*product.weight, n_rows) / (product.gate_up != nullptr ? 2 : 1));
+        const int n_units = (n_pairs + group - 1) / group;
+        for (; taken - index < n_units; taken = next++) {
+            const int first = (taken - index) * group;
+            const Range pairs = {first, std::min(n_pairs, first + group)};
+            float* up = scratch.sums + static_cast<ptrdiff_t>(group) * m_tiles * kUnitPair * kUnitSums;
+            sum_pairs(*product.weight, pairs, m_tiles, x, scratch, scratch.sums);
+            if (product.gate_up != nullptr) sum_pairs(*product.gate_up, pairs, m_tiles, x, scratch, up);
+            finish_pairs(product, pairs, n_rows, scratch.sums, up);
+        }
+        index += n_units;
+    }
+}
+
+// Grows with the largest step: dequantized weights, then the sums of kGroup pairs (gate and up: of half as many each).
+Model::UnitScratch Model::unit_scratch(int thread) {
+    uint8_t* base = unit_scratch_[static_cast<size_t>(thread)].data();
+    return {reinterpret_cast<uint16_t*>(base),
+            reinterpret_cast<float*>(base + kUnitPair * kRunBlocks * kUnitTile * sizeof(uint16_t))};
+}
+size_t Model::unit_scratch_bytes(int n_rows) {
+    return kUnitPair * kRunBlocks * kUnitTile * sizeof(uint16_t) +
+           static_cast<size_t>(kGroup * tiles_of(n_rows) * kUnitPair * kUnitSums) * sizeof(float);
+}
+
+}  // namespace codellama

@@ -238,7 +238,8 @@ void Model::prepare(const Step& step) {
     const int n_counters = 9 * shape_.n_layers + 2;
     counters_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(n_counters));
     while (thread_scratch_.size() < static_cast<size_t>(pool_.size())) {
-        thread_scratch_.emplace_back(kAttendScratch * sizeof(float));
+        const size_t unit = kernels_->unit != nullptr ? kernels_->unit->attend_scratch : 0;
+        thread_scratch_.emplace_back(std::max(unit, kAttendScratch * sizeof(float)));
     }
 }
 
@@ -247,16 +248,20 @@ void Model::prepare(const Step& step) {
 void Model::plan_attention(const Step& step) {
     jobs_.clear();
     splits_.clear();
-    const int group = shape_.n_heads / shape_.n_kv_heads, tile = std::max(1, kAttendRows / group);
+    const int group = shape_.n_heads / shape_.n_kv_heads;
+    const auto tile_of = [&](int s) {
+        return std::max(1, (step.starts_S1[s] >= n_exact_ ? kUnitAttendRows : kAttendRows) / group);
+    };
     const ptrdiff_t slot = round_up(shape_.head_dim, kLanes) + 2;
     int whole_jobs = 0;
     for (int s = 0; s < step.n_sequences; ++s) {
-        whole_jobs += (step.starts_S1[s + 1] - step.starts_S1[s] + tile - 1) / tile * shape_.n_kv_heads;
+        const int n = step.starts_S1[s + 1] - step.starts_S1[s];
+        whole_jobs += (n + tile_of(s) - 1) / tile_of(s) * shape_.n_kv_heads;
     }
     const bool scarce = whole_jobs < 8 * pool_.size();
     ptrdiff_t used = 0;
     for (int s = 0; s < step.n_sequences; ++s) {
-        const int first = step.starts_S1[s], n = step.starts_S1[s + 1] - first;
+        const int first = step.starts_S1[s], n = step.starts_S1[s + 1] - first, tile = tile_of(s);
         const int chunks = (step.past_S[s] + n + kChunk - 1) / kChunk;
         const bool split = scarce && n <= tile && chunks > 1;
         if (split) splits_.push_back({first, n, step.past_S[s], used});

@@ -13,6 +13,7 @@ namespace codellama::amx {
 #include "elementwise.inc"
 #include "attention.inc"
 #include "matmul_amx.inc"
+#include "attention_amx.inc"
 #include "table.inc"
 }  // namespace codellama::amx
 

@@ -84,7 +84,8 @@ using UnpackTile = void (*)(const uint8_t* tile, int n_blocks, int first, int la
 struct UnitProduct {
     const uint16_t* x;   // activation tile (m, k) at x + m · x_stride + k · kUnitTile
     ptrdiff_t x_stride;  // elements
-    const uint16_t* w;   // weight tile (n, k) at w + (n · n_k + k) · kUnitTile
+    const uint16_t* w;   // weight tile (n, k) at w + n · w_stride + k · kUnitTile
+    ptrdiff_t w_stride;
     int m_tiles, n_tiles, n_k;
     float* sums;  // tile (m, n) at sums + (m · kUnitPair + n) · kUnitSums
     bool add;     // to what is there
@@ -100,6 +101,8 @@ struct MatrixUnit {
     void (*store)(const float* sums, int n_rows, int width, float* out, ptrdiff_t stride);
     void (*add)(const float* sums, int n_rows, int width, float* out, ptrdiff_t stride);
     void (*swiglu)(const float* gate, const float* up, uint16_t* out);
+    void (*attend)(const Attend& job);  // as Kernels::attend, with attend_scratch bytes of scratch
+    size_t attend_scratch;
 };
 
 struct Kernels {
@@ -133,5 +136,6 @@ constexpr int kMaxHeadPad = 256;  // widest head the attention kernel keeps on i
 constexpr int kAttendBatch = 6;   // query rows done at once: 6 x 4 sums and 4 values fill 32 registers
 constexpr size_t kAttendScratch = static_cast<size_t>(kAttendBatch) * kChunk;  // floats
 constexpr int kAttendRows = 48;  // most rows (tokens x group) of one Attend job, unless one token has more
+constexpr int kUnitAttendRows = 192;  // the same on a matrix unit, where a job first turns keys and values into tiles
 
 }  // namespace codellama

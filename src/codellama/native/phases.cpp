@@ -191,7 +191,7 @@ void Model::attend(Progress& at, int layer, const Step& step) {
         a.chunk_end = job.chunk_end;
         a.scratch = scratch;
         a.partial = partials_.data() + job.partial;
-        kernels_->attend(a);
+        (job.token >= n_exact_ ? kernels_->unit->attend : kernels_->attend)(a);
         if (job.split) continue;
         for (int i = 0; i < job.n_tokens * group; ++i) {
             float* out = att_T_.data() + (job.token + i / group) * att_stride +

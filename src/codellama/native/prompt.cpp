@@ -59,7 +59,7 @@ void Model::sum_pairs(const Matrix& weight, Range pairs, int m_tiles, const uint
                        scratch.weights + n * n_k * kUnitTile);
             }
             unit.multiply({x + blocks.begin * kUnitTile, static_cast<ptrdiff_t>(n_blocks) * kUnitTile, scratch.weights,
-                           m_tiles, n_tiles, n_k,
+                           ptrdiff_t{n_k} * kUnitTile, m_tiles, n_tiles, n_k,
                            sums + static_cast<ptrdiff_t>(pair - pairs.begin) * m_tiles * kUnitPair * kUnitSums,
                            run > 0});
         }

@@ -104,7 +104,13 @@ def test_logits_are_those_that_generation_draws_from(
     ids = llm.tokenizer.encode(PROMPTS[0]) + alone[0]
     logits_TV = llm.logits(ids)
     n_prompt = len(ids) - len(alone[0])
-    assert logits_TV[n_prompt - 1 : -1].argmax(axis=1).tolist() == alone[0]
+    drawn_TV = logits_TV[n_prompt - 1 : -1]
+    if llm.runner.isa != "amx":
+        assert drawn_TV.argmax(axis=1).tolist() == alone[0]
+    # A matrix unit rounds a scored text as a prompt: near ties may fall the other way.
+    short_T = drawn_TV.max(axis=1) - drawn_TV[np.arange(len(alone[0])), alone[0]]
+    assert short_T.max() < 0.2
+    assert np.count_nonzero(short_T) <= 2
     entry = llm.complete(PROMPTS[0], max_tokens=1, logprobs=3).logprobs
     assert entry is not None
     exact = logits_TV[n_prompt - 1].astype(np.float64)

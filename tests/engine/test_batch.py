@@ -28,6 +28,7 @@ def test_assemble() -> None:
     assert batch.blocks_SB.tolist() == [[4, -1, -1], [5, 6, 7], [8, -1, -1]]
     assert batch.rows_R.tolist() == [0, 1, 2, 14]
     assert batch.rows_R.dtype == np.int32
+    assert batch.n_decode == 13  # two slots that answer, and a prompt
 
 
 def test_assemble_without_wanted_rows() -> None:

@@ -105,6 +105,21 @@ def test_a_pre_empted_sequence_finds_its_prompt_in_the_prefix_tree() -> None:
     assert plan[0].count < 42
 
 
+def test_prompt_and_answer_are_recomputed_in_slots_of_their_own() -> None:
+    scheduler = scheduler_of(config=SchedulerConfig(step_tokens=32, max_running=4))
+    scheduler.submit(1, [1] * 10, limit=60)
+    for _ in range(6):
+        run(scheduler, scheduler.schedule())
+    assert len(scheduler.running[0].tokens) == 16
+    scheduler._preempt(scheduler.running[0])
+    slots = []
+    for _ in range(2):
+        plan = scheduler.schedule()
+        slots += [(slot.prompt, slot.count, slot.samples) for slot in plan]
+        run(scheduler, plan)
+    assert slots == [(True, 10, False), (False, 6, True)]
+
+
 def test_nothing_is_pre_empted_in_vain() -> None:
     """A big urgent prompt that would not fit even then leaves the small running ones alone."""
     scheduler = scheduler_of(n_blocks=8)

@@ -34,7 +34,8 @@ bool has_avx512() {  // Ice Lake 2019, Zen 4 2022; the compiler's test includes 
 bool has_amx() {
 #if defined(__linux__)
     unsigned a, b, c, d;
-    if (!has_avx512() || __get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & 1u << 5) == 0) return false;  // AVX512_BF16
+    if (!has_avx512() || __get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & 1u << 5) == 0)
+        return false;  // AVX512_BF16
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & 1u << 22) == 0 || (d & 1u << 24) == 0) return false;
     constexpr long kRequestPermission = 0x1023, kTileData = 18;
     return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
@@ -59,9 +60,7 @@ bool always() { return true; }
 
 constexpr Candidate kCandidates[] = {
 #if defined(CODELLAMA_X86)
-    {"amx", has_amx, kernels_amx},
-    {"avx512", has_avx512, kernels_avx512},
-    {"avx2", has_avx2, kernels_avx2},
+    {"amx", has_amx, kernels_amx},           {"avx512", has_avx512, kernels_avx512}, {"avx2", has_avx2, kernels_avx2},
 #endif
 #if defined(CODELLAMA_NEON)
     {"neon", has_dot_product, kernels_neon},

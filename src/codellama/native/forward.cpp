@@ -109,7 +109,12 @@ void Model::check_complete() {
     need(tok_embeddings_, shape_.vocab_size, shape_.dim, "tok_embeddings");
     need(head(), shape_.vocab_size, shape_.dim, "output");
     if (norm_.empty()) refuse("norm is missing");
+    prompts_on_unit_ = kernels_->unit != nullptr;
+    capacity_ = 0;  // scratch follows
     for (const Layer& l : layers_) {
+        for (const Matrix* m : {&l.wq, &l.wk, &l.wv, &l.wo, &l.w1, &l.w2, &l.w3}) {
+            prompts_on_unit_ = prompts_on_unit_ && on_unit(*m);
+        }
         need(l.wq, query, shape_.dim, "wq");
         need(l.wk, kv, shape_.dim, "wk");
         need(l.wv, kv, shape_.dim, "wv");
@@ -181,7 +186,10 @@ void Model::check(const Step& step) const {
             if (block < 0 || block >= n_blocks_) refuse("block " + std::to_string(block) + " does not exist");
         }
     }
-    if (step.n_exact < 0 || step.n_exact > step.n_tokens) refuse("prompts begin outside the step");
+    if (std::find(step.starts_S1, step.starts_S1 + step.n_sequences + 1, step.n_exact) ==
+        step.starts_S1 + step.n_sequences + 1) {
+        refuse("prompts begin inside a sequence or outside the step");
+    }
     if (step.n_rows > step.n_tokens) refuse("more rows wanted than there are tokens");
     for (int r = 0; r < step.n_rows; ++r) {
         if (step.rows_R[r] < 0 || step.rows_R[r] >= step.n_tokens) refuse("a wanted row is outside the step");
@@ -206,7 +214,7 @@ void Model::reserve(int n_tokens) {
     grow(sin_T_, shape_.head_dim / 2);
     x_blocks_ = std::max({shape_.dim, query, shape_.ffn_dim}) / kBlock + 1;
     quantized_ = Buffer(static_cast<size_t>(n_tokens) * static_cast<size_t>(x_blocks_) * sizeof(XBlock));
-    if (kernels_->unit != nullptr) {
+    if (prompts_on_unit_) {
         x_tiles_ = Buffer(unit_tile_bytes(n_tokens, std::max(shape_.dim, query)));
         ffn_tiles_ = Buffer(unit_tile_bytes(n_tokens, shape_.ffn_dim));
         unit_scratch_.clear();
@@ -218,7 +226,7 @@ void Model::reserve(int n_tokens) {
 
 void Model::prepare(const Step& step) {
     reserve(step.n_tokens);
-    n_exact_ = kernels_->unit != nullptr ? step.n_exact : step.n_tokens;
+    n_exact_ = prompts_on_unit_ ? step.n_exact : step.n_tokens;
     for (int s = 0; s < step.n_sequences; ++s) {
         for (int t = step.starts_S1[s]; t < step.starts_S1[s + 1]; ++t) {
             sequence_T_[static_cast<size_t>(t)] = s;
@@ -238,7 +246,7 @@ void Model::prepare(const Step& step) {
     const int n_counters = 9 * shape_.n_layers + 2;
     counters_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(n_counters));
     while (thread_scratch_.size() < static_cast<size_t>(pool_.size())) {
-        const size_t unit = kernels_->unit != nullptr ? kernels_->unit->attend_scratch : 0;
+        const size_t unit = prompts_on_unit_ ? kernels_->unit->attend_scratch : 0;
         thread_scratch_.emplace_back(std::max(unit, kAttendScratch * sizeof(float)));
     }
 }
@@ -324,13 +332,10 @@ void Model::run_layer(Progress& at, int layer, const Step& step) {
     pool_.barrier();
     normalise(at.thread, nullptr, n, n_exact_, l.ffn_norm);
     pool_.barrier();
-    // Where both products run on the matrix unit, what lies between them stays in its tiles.
-    Product gate_up[] = {{&l.w1, ffn_TF_.data(), ffn_stride, false, &l.w3}};
-    const bool in_tiles = on_unit(gate_up[0]) && on_unit(l.w2);
-    if (in_tiles) gate_up[0].tiles = ffn_tiles;
+    const Product gate_up[] = {{&l.w1, ffn_TF_.data(), ffn_stride, false, &l.w3, ffn_tiles}};
     multiply(at, gate_up, 1, n, n_exact_, norm_TD_.data(), norm_stride, x_tiles);
     pool_.barrier();
-    quantize_rows(at.thread, ffn_TF_.data(), ffn_stride, ffn, in_tiles ? n_exact_ : n, n_exact_, ffn_tiles);
+    quantize_rows(at.thread, ffn_TF_.data(), ffn_stride, ffn, n_exact_, n_exact_, nullptr);
     pool_.barrier();
     const Product w2[] = {{&l.w2, x_TD_.data(), dim, true}};
     multiply(at, w2, 1, n, n_exact_, ffn_TF_.data(), ffn_stride, ffn_tiles);

@@ -77,7 +77,7 @@ class Model {
         ptrdiff_t out_stride;
         bool accumulate;
         const Matrix* gate_up = nullptr;  // out = silu(weight · x) · (gate_up · x)
-        uint16_t* tiles = nullptr;        // prompt rows of gate_up products go here, not to out
+        uint16_t* tiles = nullptr;        // where prompt rows of a product with gate_up go
     };
     struct UnitScratch {
         uint16_t* weights;
@@ -123,8 +123,8 @@ class Model {
                        uint16_t* tiles);
     void multiply(Progress& at, const Product* products, int n_products, int n_rows, int n_exact, const float* x,
                   ptrdiff_t x_stride, const uint16_t* tiles);
-    void multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, int n_exact,
-                        const float* x, ptrdiff_t x_stride);
+    void multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
+                        ptrdiff_t x_stride);
     void multiply_range(const Product& product, Range tiles, Range rows, int max_rows, const float* x,
                         ptrdiff_t x_stride) const;
     void multiply_tiles(const Product& product, int tile, int n_tiles, int row, int n_rows, const float* x,
@@ -135,7 +135,6 @@ class Model {
 
     // Prompt rows on a matrix unit: prompt.cpp.
     bool on_unit(const Matrix& weight) const;
-    bool on_unit(const Product& product) const;
     static size_t unit_tile_bytes(int n_rows, int columns);
     static size_t unit_scratch_bytes(int n_rows);
     UnitScratch unit_scratch(int thread);
@@ -144,7 +143,7 @@ class Model {
     void multiply_prompts(Progress& at, const Product* products, int n_products, int n_rows, const uint16_t* x);
     void sum_pairs(const Matrix& weight, Range pairs, int m_tiles, const uint16_t* x, UnitScratch& scratch,
                    float* sums) const;
-    void finish_pairs(const Product& product, Range pairs, int n_rows, float* sums, const float* up) const;
+    void finish_pairs(const Product& product, Range pairs, int n_rows, const float* sums, const float* up) const;
 
     void rotate_and_cache(int thread, int layer, const Step& step);
     void attend(Progress& at, int layer, const Step& step);
@@ -160,6 +159,7 @@ class Model {
 
     Buffer cache_;
     bool complete_ = false;
+    bool prompts_on_unit_ = false;  // there is a matrix unit, and it takes every matrix of every layer
     int n_blocks_ = 0;
     size_t layer_halves_ = 0;  // float16 elements of one layer's keys, and of its values
 
@@ -168,7 +168,7 @@ class Model {
     ptrdiff_t x_blocks_ = 0;
     std::vector<float> x_TD_, norm_TD_, q_T_, k_T_, v_T_, att_T_, ffn_TF_, cos_T_, sin_T_, partials_;
     Buffer quantized_;
-    int n_exact_ = 0;     // rows of the step before its prompts; all of them without a matrix unit
+    int n_exact_ = 0;  // rows of the step that do not run on the matrix unit
     Buffer x_tiles_, ffn_tiles_;
     std::vector<Buffer> thread_scratch_, unit_scratch_;
     std::vector<int32_t> sequence_T_, position_T_;

@@ -135,7 +135,7 @@ const Kernels* kernels_portable();
 constexpr int kMaxHeadPad = 256;  // widest head the attention kernel keeps on its stack
 constexpr int kAttendBatch = 6;   // query rows done at once: 6 x 4 sums and 4 values fill 32 registers
 constexpr size_t kAttendScratch = static_cast<size_t>(kAttendBatch) * kChunk;  // floats
-constexpr int kAttendRows = 48;  // most rows (tokens x group) of one Attend job, unless one token has more
+constexpr int kAttendRows = 48;       // most rows (tokens x group) of one Attend job, unless one token has more
 constexpr int kUnitAttendRows = 192;  // the same on a matrix unit, where a job first turns keys and values into tiles
 
 }  // namespace codellama

@@ -115,39 +115,35 @@ bool Model::is_float(const Product& product) {
 
 void Model::multiply(Progress& at, const Product* products, int n_products, int n_rows, int n_exact, const float* x,
                      ptrdiff_t x_stride, const uint16_t* tiles) {
-    multiply_exact(at, products, n_products, n_rows, n_exact, x, x_stride);
+    multiply_exact(at, products, n_products, n_exact, x, x_stride);
     multiply_prompts(at, products, n_products, n_rows - n_exact, tiles);
 }
 
-// Rows [0, n_exact), and the prompts' rows of products that no matrix unit takes.
-void Model::multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, int n_exact,
-                           const float* x, ptrdiff_t x_stride) {
-    int n_tiles = 0, max_rows = kernels_->max_quant_rows, most_rows = 0;
+void Model::multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
+                           ptrdiff_t x_stride) {
+    int n_tiles = 0, max_rows = kernels_->max_quant_rows;
     ptrdiff_t row_bytes = 1;
-    const auto rows_of = [&](const Product& product) { return on_unit(product) ? n_exact : n_rows; };
     for (int i = 0; i < n_products; ++i) {
         const Matrix& weight = *products[i].weight;
         n_tiles += weight.n_tiles();
-        most_rows = std::max(most_rows, rows_of(products[i]));
         row_bytes = std::max<ptrdiff_t>(row_bytes, ptrdiff_t{weight.columns} * 2);
         if (is_float(products[i])) max_rows = std::min(max_rows, kernels_->max_float_rows);
     }
     const int chunk = std::max<int>(max_rows, static_cast<int>(kActivationBytes / row_bytes) / max_rows * max_rows);
     const auto tiles = [&](Range range) {
-        for (int first = 0; first < most_rows; first += chunk) {
+        for (int first = 0; first < n_rows; first += chunk) {
+            const int last = std::min(n_rows, first + chunk);
             int index = 0;  // tiles of all products are numbered through
             for (int i = 0; i < n_products; ++i) {
-                const int n = products[i].weight->n_tiles(), last = std::min(rows_of(products[i]), first + chunk);
+                const int n = products[i].weight->n_tiles();
                 const Range own = {std::max(range.begin - index, 0), std::min(range.end - index, n)};
-                if (own.begin < own.end && first < last) {
-                    multiply_range(products[i], own, {first, last}, max_rows, x, x_stride);
-                }
+                if (own.begin < own.end) multiply_range(products[i], own, {first, last}, max_rows, x, x_stride);
                 index += n;
             }
         }
     };
     std::atomic<int>& next = counters_[static_cast<size_t>(at.phase++)];
-    if (most_rows < kDynamicRows) return tiles(share(n_tiles, at.thread, pool_.size()));
+    if (n_rows < kDynamicRows) return tiles(share(n_tiles, at.thread, pool_.size()));
     for (int unit = next++; unit * kTilesPerUnit < n_tiles; unit = next++) {
         tiles({unit * kTilesPerUnit, std::min(n_tiles, (unit + 1) * kTilesPerUnit)});
     }

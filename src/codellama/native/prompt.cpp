@@ -12,7 +12,7 @@ namespace codellama {
 namespace {
 
 // Columns of a run: a dequantized pair of tiles then takes 36 KB of a 48 KB first-level cache.
-constexpr int kRunBlocks = 18;
+constexpr int kRunBlocks = 12;
 // Activations of a step that fit the second-level cache (2 MB) beside sums and weights; more are fetched again for
 // every unit, so that a unit is then kGroup pairs.
 constexpr size_t kActivationBytes = size_t{5} << 18;
@@ -25,11 +25,7 @@ int pairs_of(const Matrix& m) { return (m.n_tiles() + kUnitPair - 1) / kUnitPair
 }  // namespace
 
 bool Model::on_unit(const Matrix& weight) const {
-    return kernels_->unit != nullptr && kernels_->unit->unpack[static_cast<int>(weight.format)] != nullptr &&
-           weight.columns % kUnitColumns == 0;
-}
-bool Model::on_unit(const Product& product) const {
-    return on_unit(*product.weight) && (product.gate_up == nullptr || on_unit(*product.gate_up));
+    return kernels_->unit->unpack[static_cast<int>(weight.format)] != nullptr && weight.columns % kUnitColumns == 0;
 }
 
 size_t Model::unit_tile_bytes(int n_rows, int columns) {
@@ -66,19 +62,19 @@ void Model::sum_pairs(const Matrix& weight, Range pairs, int m_tiles, const uint
     }
 }
 
-void Model::finish_pairs(const Product& product, Range pairs, int n_rows, float* sums, const float* up) const {
+void Model::finish_pairs(const Product& product, Range pairs, int n_rows, const float* sums, const float* up) const {
     const MatrixUnit& unit = *kernels_->unit;
     const int m_tiles = tiles_of(n_rows), first_row = n_exact_;
     for (int pair = pairs.begin; pair < pairs.end; ++pair) {
-        const int column = pair * kUnitPair * kLanes, width = std::min(kUnitPair * kLanes, product.weight->rows - column);
+        const int column = pair * kUnitPair * kLanes,
+                  width = std::min(kUnitPair * kLanes, product.weight->rows - column);
         for (int m = 0; m < m_tiles; ++m) {
             const ptrdiff_t at = (static_cast<ptrdiff_t>(pair - pairs.begin) * m_tiles + m) * kUnitPair * kUnitSums;
-            if (product.tiles != nullptr) {
+            if (product.gate_up != nullptr) {
                 const ptrdiff_t stride = static_cast<ptrdiff_t>(blocks_of(product.weight->rows)) * kUnitTile;
                 unit.swiglu(sums + at, up + at, product.tiles + m * stride + pair * kUnitTile);
                 continue;
             }
-            if (product.gate_up != nullptr) kernels_->silu_mul(sums + at, up + at, kUnitPair * kUnitSums);
             float* out = product.out + (first_row + m * kLanes) * product.out_stride + column;
             (product.accumulate ? unit.add : unit.store)(sums + at, std::min(kLanes, n_rows - m * kLanes), width, out,
                                                          product.out_stride);
@@ -99,7 +95,6 @@ void Model::multiply_prompts(Progress& at, const Product* products, int n_produc
     int taken = next++, index = 0;  // units of all products are numbered through
     for (int i = 0; i < n_products; ++i) {
         const Product& product = products[i];
-        if (!on_unit(product)) continue;
         const int n_pairs = pairs_of(*product.weight);
         const int group = std::max(1, unit_group(*product.weight, n_rows) / (product.gate_up != nullptr ? 2 : 1));
         const int n_units = (n_pairs + group - 1) / group;

@@ -168,7 +168,7 @@ std::vector<float> logits_of(const std::string& isa, int n_threads, Format forma
         std::vector<int32_t> tokens(static_cast<size_t>(n));
         for (int i = 0; i < n; ++i) tokens[static_cast<size_t>(i)] = (past + i) * 7 % 40;
         const int32_t starts[] = {0, n}, pasts[] = {past}, rows[] = {n - 1};
-        model.step({tokens.data(), starts, pasts, table.data(), rows, n, 1, 40, 1}, logits.data(), nullptr);
+        model.step({tokens.data(), starts, pasts, table.data(), rows, n, 1, 40, 1, 0}, logits.data(), nullptr);
         past += n;
     }
     return logits;

@@ -9,17 +9,15 @@ mode=${1:-run}
 say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-install_packages() {
-    local missing=()
-    command -v c++ >/dev/null || missing+=(g++)
-    command -v make >/dev/null || missing+=(make)
-    [ ${#missing[@]} -eq 0 ] && [ $# -eq 0 ] && return
-    command -v apt-get >/dev/null || fail "please install: ${missing[*]} $*"
+install_packages() { # names…
+    [ $# -gt 0 ] || return 0
+    command -v apt-get >/dev/null || fail "please install: $*"
     local sudo=()
     [ "$(id -u)" -eq 0 ] || sudo=(sudo)
-    say "installing ${missing[*]} $*"
+    say "installing $*"
     "${sudo[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" "$@" >/dev/null
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 find_python() {
@@ -33,23 +31,29 @@ find_python() {
     done
 }
 
+# Whether this Python has what Debian splits off: pip's bootstrap, and the headers.
+has_venv() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
+has_headers() {
+    "$python" -c 'import os, sysconfig as s; open(os.path.join(s.get_paths()["include"], "Python.h"))' 2>/dev/null
+}
+
 python=$(find_python)
-if [ -z "$python" ]; then
-    install_packages python3 python3-venv python3-dev
-    python=$(find_python)
-    [ -n "$python" ] || fail "Python 3.11 or newer is needed; set PYTHON to one"
-fi
-install_packages
-# Debian splits the standard library: pip's bootstrap and the headers come in packages of their own.
-"$python" -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv
-"$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' ||
-    install_packages python3-dev
+missing=()
+command -v c++ >/dev/null || missing+=(g++)
+[ -n "$python" ] || missing+=(python3)
+[ -n "$python" ] && has_venv || missing+=(python3-venv)
+[ -n "$python" ] && has_headers || missing+=(python3-dev)
+install_packages "${missing[@]}"
+python=$(find_python)
+[ -n "$python" ] || fail "Python 3.11 or newer is needed; set PYTHON to one"
+has_venv || fail "$python has no venv module: install its venv package"
+has_headers || fail "$python has no headers (Python.h): install its development package"
 
 if [ ! -x .venv/bin/pip ]; then
     say "creating .venv"
     "$python" -m venv --clear .venv
 fi
-say "building the engine and installing it into .venv"
+say "building the engine and installing it into .venv (about a minute)"
 extras=""
 if [ "$mode" = dev ]; then
     extras="[train,eval,dev]"

@@ -3,10 +3,9 @@
 This is the whole public surface; every other name may move. Each is loaded when it is first asked
 for, so that `import codellama` costs nothing and the command line starts at once.
 
->>> from codellama import CodeLlama                                                   # doctest:
-+SKIP
->>> CodeLlama.load("smollm2:135m").complete("def fib(n):", max_tokens=64).text       # doctest:
-+SKIP
+>>> from codellama import CodeLlama                               # doctest: +SKIP
+>>> llm = CodeLlama.load("smollm2:135m")                          # doctest: +SKIP
+>>> llm.complete("def fib(n):", max_tokens=64).text               # doctest: +SKIP
 """
 
 from __future__ import annotations

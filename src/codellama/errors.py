@@ -7,8 +7,7 @@ CodeLlamaError
 ├── ContextOverflowError    a prompt longer than the context (says both counts)
 ├── RequestError            a parameter out of range, or a request that this model cannot serve
 │   └── InfillingUnsupportedError   the model has no infilling tokens
-└── DownloadError           the network or the registry failed, or the bytes are not what was
-promised
+└── DownloadError           the network or the registry failed, or the bytes are not those promised
 
 Programming mistakes inside the project are assertions, not members of this tree. Leaf module:
 imports nothing of ours.

@@ -1,9 +1,10 @@
 """The command line: one verb, one function. `main` is the entry point and turns errors into one
 line and a status.
 
-Exit status: 0 done, 1 an error of the user's (one line on stderr), 2 a command that cannot be
-parsed, 130 Ctrl-C. CODELLAMA_DEBUG=1 shows tracebacks. Verbs import what they need when they run,
-so that none pays for another.
+Exit status: 0 done, 1 an error of the user's or of the system (one line on stderr), 2 a command
+that cannot be parsed, 130 Ctrl-C. A reader that goes away (`codellama run … | head -1`) ends it
+with 1 and without a word. CODELLAMA_DEBUG=1 shows tracebacks. Verbs import what they need when
+they run, so that none pays for another.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader went away (`codellama run … | head -1`): not an error, and nothing may be
-        # flushed to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OSError as error:
+        # A full disk behind standard output, most of all: what is left in its buffer must not be
+        # flushed there again while Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"codellama: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

@@ -83,6 +83,19 @@ def split_words(words: list[str]) -> tuple[str, str | None]:
     return first, " ".join(rest) if rest else None
 
 
+def _piped() -> str:
+    """All of standard input, its line ends untouched."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError:
+        raise RequestError("standard input is not UTF-8 text") from None
+
+
+def _is_text(words: str) -> bool:
+    """False for arguments with bytes that are no UTF-8, which Python keeps as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in words)
+
+
 def run(
     words: list[str],
     params: dict[str, Any],
@@ -95,8 +108,10 @@ def run(
 ) -> None:
     """One answer, or a conversation when there is neither a prompt nor piped input."""
     model, prompt = split_words(words)
+    if prompt is not None and not _is_text(prompt):
+        raise RequestError("the prompt is not UTF-8 text")
     if not sys.stdin.isatty():
-        piped = sys.stdin.read().strip()
+        piped = _piped().strip()
         prompt = "\n\n".join(part for part in (prompt, piped) if part) or None
         if prompt is None:
             raise RequestError("nothing to do: give a prompt, or pipe one in")
@@ -154,13 +169,12 @@ def complete(
     suffix = None
     if suffix_file is not None:
         try:
-            suffix = suffix_file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"--suffix-file {suffix_file}: {error}") from None
-    try:
-        prefix = sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError:
-        raise RequestError("standard input is not UTF-8 text") from None
+            suffix = suffix_file.read_bytes().decode("utf-8")
+        except OSError as error:
+            raise RequestError(f"--suffix-file {suffix_file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise RequestError(f"--suffix-file {suffix_file}: not UTF-8 text") from None
+    prefix = _piped()
     if not prefix and not suffix:
         raise RequestError("nothing to complete: the prefix is read from standard input")
     llm = load(model or DEFAULT_MODEL, context=context, threads=threads)

@@ -82,6 +82,10 @@ def _compile(tokenizer: Tokenizer, template: str) -> Any:
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+    failures = (
+        TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError,
+        TypeError, ValueError,
+    )  # fmt: skip
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -99,8 +103,9 @@ def _compile(tokenizer: Tokenizer, template: str) -> Any:
             )
         except RequestError:
             raise
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise RequestError(f"the model's chat template failed: {error}") from None
+        except failures as error:
+            reason = str(error) or type(error).__name__
+            raise RequestError(f"the model's chat template failed: {reason}") from None
         if len(text) > _LARGEST:
             raise RequestError("the model's chat template wrote more than 4 million characters")
         return text

@@ -129,6 +129,9 @@ def _build(pieces: Sequence[str], merges: Sequence[str], pre: str) -> Any:
         known = ", ".join([*_PLAIN[:3], *_SINGLE_DIGITS, "llama-bpe"])
         raise ModelFileError(f"pre-tokenizer {pre!r} is not supported; known: {known}")
     pairs = [(left, right) for left, _, right in (m.partition(" ") for m in merges)]
-    library = Tokenizer(BPE({p: i for i, p in enumerate(pieces)}, pairs))
+    try:
+        library = Tokenizer(BPE({p: i for i, p in enumerate(pieces)}, pairs))
+    except Exception as error:  # the library raises nothing narrower
+        raise ModelFileError(f"the vocabulary is damaged: {error}") from None
     library.pre_tokenizer = Sequence(steps)
     return library

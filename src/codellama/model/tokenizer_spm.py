@@ -12,6 +12,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from codellama.errors import ModelFileError
 from codellama.model.tokenizer_base import SENTINELS, InfillIds, Tokenizer
 
 __all__ = ["SentencePieceTokenizer", "model_proto"]
@@ -40,7 +41,8 @@ def _number(number: int, value: int) -> bytes:
 def model_proto(
     pieces: Sequence[str], scores: Sequence[float], types: Sequence[int], *, dummy_prefix: bool
 ) -> bytes:
-    """A serialized sentencepiece.ModelProto: BPE, byte fallback, no normalization.
+    """A serialized sentencepiece.ModelProto: BPE, byte fallback if all 256 bytes are there, no
+    normalization.
 
     Fields by number, from sentencepiece_model.proto: pieces = 1 (piece 1, score 2, type 3),
     trainer_spec = 2 (model_type 3, vocab_size 4, byte_fallback 35), normalizer_spec = 3 (name 1,
@@ -50,7 +52,8 @@ def model_proto(
     for piece, score, kind in zip(pieces, scores, types, strict=True):
         text = piece.encode("utf-8", "surrogateescape")
         out += _field(1, _field(1, text) + b"\x15" + struct.pack("<f", score) + _number(3, kind))
-    out += _field(2, _number(3, 2) + _number(4, len(pieces)) + _number(35, 1))
+    fallback = sum(kind == _BYTE for kind in types) == 256
+    out += _field(2, _number(3, 2) + _number(4, len(pieces)) + _number(35, int(fallback)))
     prefix = _number(3, int(dummy_prefix)) + _number(4, 0) + _number(5, 1)
     out += _field(3, _field(1, b"identity") + prefix)
     return bytes(out)
@@ -87,6 +90,7 @@ class SentencePieceTokenizer(Tokenizer):
             self.types[ids["<step>"]] = _CONTROL
         self.special = {p: i for p, i in ids.items() if self.types[i] in (_CONTROL, 4)}
         self._processors: dict[bool, Any] = {}
+        self._processor(dummy_prefix)  # now, so that a damaged vocabulary is refused on opening
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> SentencePieceTokenizer:
@@ -106,7 +110,11 @@ class SentencePieceTokenizer(Tokenizer):
             import sentencepiece
 
             proto = model_proto(self.pieces, self.scores, self.types, dummy_prefix=dummy_prefix)
-            self._processors[dummy_prefix] = sentencepiece.SentencePieceProcessor(model_proto=proto)
+            try:
+                library = sentencepiece.SentencePieceProcessor(model_proto=proto)
+            except RuntimeError as error:
+                raise ModelFileError(f"the vocabulary is damaged: {error}") from None
+            self._processors[dummy_prefix] = library
         return self._processors[dummy_prefix]
 
     def _encode(self, text: str) -> list[int]:

@@ -145,8 +145,10 @@ def read_gguf(path: Path) -> GGUFFile:
     for name, shape, kind, offset in infos:
         size = prod(shape[:-1]) * row_bytes(kind, shape[-1])
         begin = base + offset
-        if offset % alignment or begin + size > cursor.size:
-            raise cursor.fail(f"tensor {name} lies outside the file or is not aligned")
+        if offset % alignment:
+            raise cursor.fail(f"tensor {name} is not aligned to {alignment} bytes")
+        if begin + size > cursor.size:
+            raise cursor.fail(f"ends at byte {cursor.size}, tensor {name} at {begin + size}")
         if name in tensors:
             raise cursor.fail(f"tensor {name} appears twice")
         spans.append((begin, begin + size, name))

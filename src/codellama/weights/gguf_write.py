@@ -53,6 +53,8 @@ def write_gguf(
     Raises ModelFileError when the disk is full or cannot be written, or when a tensor yields too
     few or many bytes.
     """
+    if path.is_dir():
+        raise ModelFileError(f"{path}: is a folder: name the file to write")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -124,6 +126,13 @@ def _pack(key: str, value: Value) -> tuple[int, bytes]:
     if all(isinstance(v, str) for v in items):
         body = b"".join(_text(v) for v in items if isinstance(v, str))
         return _ARRAY, struct.pack("<IQ", _STRING, len(items)) + body
-    code = "f" if any(isinstance(v, float) for v in items) else "i"
-    kind = {"f": 6, "i": 5}[code]
+    code = "f" if any(isinstance(v, float) for v in items) else _integer_code(items)
+    kind = {"f": 6, "i": 5, "q": 11, "?": 7}[code]
     return _ARRAY, struct.pack(f"<IQ{len(items)}{code}", kind, len(items), *items)
+
+
+def _integer_code(items: Sequence[Value]) -> str:
+    """The array's struct code: Booleans, else signed 32 bits, as token types are, else 64."""
+    if all(isinstance(v, bool) for v in items):
+        return "?"
+    return "i" if all(-(1 << 31) <= int(v) < 1 << 31 for v in items) else "q"  # type: ignore[arg-type]

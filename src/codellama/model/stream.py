@@ -81,17 +81,30 @@ class TextStream:
     def _first_stop(
         self, text: str
     ) -> tuple[int | None, Literal["stop_string", "max_lines"] | None]:
-        found = [at for at in (text.find(s) for s in self._stop) if at >= 0]
-        first = min(found, default=None)
-        if self._max_lines is not None:
-            at = -1
-            for _ in range(self._max_lines - self._lines):
-                at = text.find("\n", at + 1)
-                if at < 0:
-                    break
-            if at >= 0 and (first is None or at < first):
-                return at, "max_lines"
-        return first, None if first is None else "stop_string"
+        """Where the stop begins that is complete first, of several at once the longest: what a
+        stream sees does not depend on how many characters come at a time.
+        """
+        found: list[tuple[int, int, Literal["stop_string", "max_lines"]]] = [
+            (at + len(s), at, "stop_string") for s in self._stop if (at := text.find(s)) >= 0
+        ]
+        line = self._last_line(text)
+        if line is not None:
+            found.append((line + 1, line, "max_lines"))
+        if not found:
+            return None, None
+        _end, begin, reason = min(found, key=lambda stop: stop[:2])
+        return begin, reason
+
+    def _last_line(self, text: str) -> int | None:
+        """The line end in `text` that is one too many."""
+        if self._max_lines is None:
+            return None
+        at = -1
+        for _ in range(self._max_lines - self._lines):
+            at = text.find("\n", at + 1)
+            if at < 0:
+                return None
+        return at
 
     def _possible_stop(self, text: str) -> int:
         """Length of the longest ending of `text` with which some stop string begins."""

@@ -200,13 +200,11 @@ class Repl:
 
         name, _, value = text.partition(" ")
         new: object
-        if name == "stop":
-            new = shlex.split(value)
-        else:
-            try:
-                new = _NUMBERS.get(name, float)(value)
-            except ValueError:
-                raise RequestError(f"/set parameter {name or 'NAME'} needs a number") from None
+        try:
+            new = shlex.split(value) if name == "stop" else _NUMBERS.get(name, float)(value)
+        except ValueError:
+            kind = "texts, quoted where they have spaces" if name == "stop" else "a number"
+            raise RequestError(f"/set parameter {name or 'NAME'} needs {kind}") from None
         SamplingParams.from_keywords({**self.params, name: new})
         self.params[name] = new
         self._say(f"{name} = {new}")
@@ -256,12 +254,7 @@ class Repl:
             self.messages = []
             self._say(f"{target} is loaded")
             return
-        try:
-            session = json.loads(path.read_text(encoding="utf-8"))
-            model, messages = session["model"], session["messages"]
-            params, system = dict(session["parameters"]), session["system"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise RequestError(f"{path} is no saved session") from None
+        model, messages, params, system = _read_session(path)
         if model != self.name:
             self.llm, self.name = self._load_model(model), model
         self.messages, self.params, self.system = messages, params, system
@@ -270,6 +263,25 @@ class Repl:
     def _say(self, text: str) -> None:
         self._out.write(text + "\n")
         self._out.flush()
+
+
+def _read_session(
+    path: Path,
+) -> tuple[str, list[dict[str, str]], dict[str, Any], str | None]:
+    """Model, messages, parameters and system message of a saved session, each checked."""
+    from codellama import SamplingParams
+
+    try:
+        session = json.loads(path.read_text(encoding="utf-8"))
+        model, system, params = session["model"], session["system"], dict(session["parameters"])
+        messages = [{key: turn[key] for key in ("role", "content")} for turn in session["messages"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise RequestError(f"{path} is no saved session") from None
+    texts = [model, *(text for turn in messages for text in turn.values())]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(system, str | None):
+        raise RequestError(f"{path} is no saved session")
+    SamplingParams.from_keywords(params)
+    return model, messages, params, system
 
 
 def is_chat_model(llm: CodeLlama, name: str) -> bool:

@@ -86,7 +86,12 @@ def chat(
     if not messages:
         raise RequestError("a chat needs at least one message")
     for message in messages:
-        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+        parts = (
+            [message.get(key) for key in ("role", "content")]
+            if isinstance(message, Mapping)
+            else []
+        )
+        if not parts or not all(isinstance(part, str) for part in parts):
             raise RequestError("every message needs a role and a content, both text")
     if tokenizer.token_id("<step>") is not None:
         return _source_destination(tokenizer, messages)

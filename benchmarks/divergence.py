@@ -5,15 +5,14 @@
 
 The reference is the PyTorch forward in float32 over the file's own weights, dequantized: what the
 file means. An engine differs from it by what it rounds (activations, keys and values, sums). Per
-predicted token the Kullback-Leibler divergence KL(reference || engine), in nats, is summed over the
-whole vocabulary in float64; the engines run in their default settings.
+predicted token: the Kullback-Leibler divergence KL(reference || engine), in nats, over the tokens
+that the reference holds at most 12 nats less likely than its first choice, and all others as one.
+Both engines run in their default settings.
 
 Text is CPython's: modules of its standard library, and its language reference as pydoc carries it.
 It is cut into windows of 512 tokens from an empty cache; the last 255 predictions of each count, as
 in llama-perplexity, whose --save-all-logits file gives both the token ids and the peer's
-log-probabilities. That file keeps 16 bits of a logit over the 16 nats below the largest, so our
-log-probabilities are rounded in the same way, and both are normalized again. The row "rounding" is
-what this costs: the reference against itself. Does not measure speed.
+log-probabilities: in 16 bits over 16 nats, hence the limit of 12. Does not measure speed.
 """
 
 from __future__ import annotations
@@ -27,21 +26,21 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from codellama import CodeLlama
 from codellama.engine.torch_runner import load_llama
-from codellama.model.llama import Llama
 from codellama.weights.load import open_model
 
+TEXTS = ("Python", "English")
 WINDOW = 512
+RANGE = 12  # nats
 FIRST = WINDOW // 2  # predictions before it have less context than half a window
 MODULES = (
     "argparse", "ast", "asyncio/base_events", "collections/__init__", "configparser", "csv",
@@ -50,7 +49,7 @@ MODULES = (
 )  # fmt: skip
 PER_MODULE = 9_000  # characters: many modules rather than one whole
 
-Floats = npt.NDArray[np.float64]
+Doubles = torch.Tensor  # float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ class Recorded:
     """One window: its token ids [W], and log-probabilities [P, V] of a peer if there is one."""
 
     ids: list[int]
-    peer_PV: Floats | None
+    peer_PV: Doubles | None
 
 
 @dataclass(slots=True)
@@ -67,20 +66,20 @@ class Tally:
     and its negative log-likelihoods of the text [P].
     """
 
-    divergences: list[Floats]
-    same: list[npt.NDArray[np.bool_]]
-    nll: list[Floats]
+    divergences: list[Doubles] = field(default_factory=list)
+    same: list[torch.Tensor] = field(default_factory=list)
+    nll: list[Doubles] = field(default_factory=list)
 
     def summary(self) -> dict[str, float]:
-        kl = np.concatenate(self.divergences)
+        kl = torch.cat(self.divergences)
         return {
             "tokens": len(kl),
-            "mean": float(kl.mean()),
-            "standard_error": float(kl.std() / len(kl) ** 0.5),
-            "median": float(np.median(kl)),
-            "p99": float(np.quantile(kl, 0.99)),
-            "same_choice": float(np.concatenate(self.same).mean()),
-            "perplexity": float(np.exp(np.concatenate(self.nll).mean())),
+            "mean": kl.mean().item(),
+            "standard_error": kl.std().item() / len(kl) ** 0.5,
+            "median": kl.median().item(),
+            "p99": kl.quantile(0.99).item(),
+            "same_choice": torch.cat(self.same).double().mean().item(),
+            "perplexity": torch.cat(self.nll).mean().exp().item(),
         }
 
 
@@ -136,57 +135,47 @@ def read_record(path: Path, bos: int | None) -> Iterator[Recorded]:
             assert (step * 65535 < 16.001).all()
             log_PV = floor[:, None] + step[:, None] * rows[:, 4 : 4 + vocab]
             ids = ids_W.tolist()
-            yield Recorded(ids if bos is None else [bos, *ids[1:]], log_softmax(log_PV))
+            yield Recorded(ids if bos is None else [bos, *ids[1:]], torch.from_numpy(log_PV))
 
 
-def log_softmax(logits_PV: npt.NDArray[np.floating]) -> Floats:
-    exact_PV = logits_PV.astype(np.float64)
-    exact_PV -= exact_PV.max(axis=1, keepdims=True)
-    exact_PV -= np.log(np.exp(exact_PV).sum(axis=1, keepdims=True))
-    return exact_PV
+def divergence(exact_PV: Doubles, engine_PV: Doubles) -> Doubles:
+    """KL(exact || engine) [P] of log-probabilities, the unlikely tokens taken together."""
+    likely_PV = exact_PV > exact_PV.amax(dim=1, keepdim=True) - RANGE
+    chance_PV = exact_PV.exp() * likely_PV
+    likely_P = (chance_PV * (exact_PV - engine_PV)).sum(dim=1)
+    rest_P = 1 - chance_PV.sum(dim=1)
+    engine_rest_P = 1 - (engine_PV.exp() * likely_PV).sum(dim=1)
+    return likely_P + rest_P * (rest_P / engine_rest_P.clamp(min=1e-9)).log()
 
 
-def stored(logits_PV: npt.NDArray[np.floating]) -> Floats:
-    """Log-probabilities as llama-perplexity's file keeps them, normalized."""
-    log_PV = log_softmax(logits_PV)
-    top = log_PV.max(axis=1, keepdims=True)
-    floor = np.maximum(log_PV.min(axis=1, keepdims=True), top - 16)
-    step = (top - floor) / 65535
-    return log_softmax(floor + step * np.rint((np.maximum(log_PV, floor) - floor) / step))
-
-
-def add(tally: Tally, reference_PV: Floats, engine_PV: Floats, next_P: list[int]) -> None:
-    chance_PV = np.exp(reference_PV)
-    tally.divergences.append((chance_PV * (reference_PV - engine_PV)).sum(axis=1))
-    tally.same.append(reference_PV.argmax(axis=1) == engine_PV.argmax(axis=1))
-    tally.nll.append(-engine_PV[np.arange(len(next_P)), next_P])
+def add(tally: Tally, exact_PV: Doubles, engine_PV: Doubles, next_P: torch.Tensor) -> None:
+    tally.divergences.append(divergence(exact_PV, engine_PV))
+    tally.same.append(exact_PV.argmax(dim=1) == engine_PV.argmax(dim=1))
+    tally.nll.append(-engine_PV.gather(1, next_P[:, None])[:, 0])
 
 
 @torch.inference_mode()
-def reference(model: Llama, ids: list[int]) -> Floats:
-    logits_PV = model(torch.tensor([ids]))[0][FIRST : WINDOW - 1]
-    return log_softmax(logits_PV.numpy())
-
-
 def compare(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Both engines against the reference on both texts."""
+    """Both engines against the reference on the texts."""
     exact = load_llama(open_model(path), "cpu", torch.float32)
     llm = CodeLlama.load(path, device="cpu", context=WINDOW, threads=args.threads)
-    result: dict[str, Any] = {"model": path.name, "isa": llm.runner.isa}  # type: ignore[attr-defined]
-    for kind, text in texts().items():
-        tallies = {name: Tally([], [], []) for name in ("rounding", "ours", "llama.cpp")}
+    result: dict[str, Any] = {"model": path.name, "isa": getattr(llm.runner, "isa", "")}
+    for kind in args.text:
+        text = texts()[kind]
+        tallies = {name: Tally() for name in ("float32", "ours", "llama.cpp")}
         if args.peer:
             source = peer_windows(path, text, args.windows, args.peer, args.threads)
         else:
             source = windows_of(path, text, args.windows)
         for index, window in enumerate(source):
-            next_P = window.ids[FIRST + 1 :]
-            reference_PV = reference(exact, window.ids)
-            ours_PV = stored(llm.logits(window.ids)[FIRST : WINDOW - 1])
-            add(tallies["rounding"], reference_PV, stored(reference_PV), next_P)
-            add(tallies["ours"], reference_PV, ours_PV, next_P)
+            next_P = torch.tensor(window.ids[FIRST + 1 :])
+            exact_PV = exact(torch.tensor([window.ids]))[0, FIRST : WINDOW - 1].double()
+            exact_PV = exact_PV.log_softmax(dim=1)
+            ours_PV = torch.from_numpy(llm.logits(window.ids)[FIRST : WINDOW - 1]).double()
+            add(tallies["float32"], exact_PV, exact_PV, next_P)
+            add(tallies["ours"], exact_PV, ours_PV.log_softmax(dim=1), next_P)
             if window.peer_PV is not None:
-                add(tallies["llama.cpp"], reference_PV, window.peer_PV, next_P)
+                add(tallies["llama.cpp"], exact_PV, window.peer_PV, next_P)
             print(f"{path.name}, {kind}: {index + 1} of {args.windows}", file=sys.stderr)
         result[kind] = {name: t.summary() for name, t in tallies.items() if t.divergences}
     return result
@@ -199,7 +188,7 @@ def table(results: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        for kind in ("Python", "English"):
+        for kind in (text for text in TEXTS if text in result):
             for name, s in result[kind].items():
                 cells = [
                     result["model"], kind, name, f"{s['mean']:.6f}", f"{s['standard_error']:.6f}",
@@ -216,6 +205,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, help="llama.cpp's llama-perplexity")
     parser.add_argument("--peer-version", default="not given")
     parser.add_argument("--windows", type=int, default=40, help="of 512 tokens, per text")
+    parser.add_argument("--text", action="append", choices=TEXTS, help="default both")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, help="folder for a dated result file")
     args = parser.parse_args()
@@ -223,6 +213,7 @@ def main() -> None:
     from speed import processor
 
     args.threads = args.threads or default_threads()
+    args.text = args.text or list(TEXTS)
     results = [compare(path, args) for path in args.model]
     text = table(results)
     print(text)
@@ -235,7 +226,8 @@ def main() -> None:
             "peer": args.peer_version,
             "command": f"python benchmarks/divergence.py --windows {args.windows}",
         }
-        path = args.out / f"{about['date']}-divergence-{'-'.join(m.stem for m in args.model)[:60]}"
+        name = "-".join([*(model.stem for model in args.model), *args.text])
+        path = args.out / f"{about['date']}-divergence-{name}"
         args.out.mkdir(parents=True, exist_ok=True)
         path = path.with_name(path.name.replace(".", "_"))
         path.with_suffix(".json").write_text(json.dumps({**about, "results": results}, indent=1))

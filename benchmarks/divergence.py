@@ -1,7 +1,7 @@
 """How far an engine's predictions are from those of the exact model, ours and llama.cpp's alike.
 
     python benchmarks/divergence.py --model FILE.gguf [--peer PATH/llama-perplexity]
-    [--windows 40] [--out benchmarks/results]
+    [--windows 40] [--work FOLDER] [--out benchmarks/results]
 
 The reference is the PyTorch forward in float32 over the file's own weights, dequantized: what the
 file means. An engine differs from it by what it rounds (activations, keys and values, sums). Per
@@ -12,7 +12,8 @@ Both engines run in their default settings.
 Text is CPython's: modules of its standard library, and its language reference as pydoc carries it.
 It is cut into windows of 512 tokens from an empty cache; the last 255 predictions of each count, as
 in llama-perplexity, whose --save-all-logits file gives both the token ids and the peer's
-log-probabilities: in 16 bits over 16 nats, hence the limit of 12. Does not measure speed.
+log-probabilities: in 16 bits over 16 nats, hence the limit of 12. Windows done are kept in the work
+folder and not done again, so a run can be cut short and go on. Does not measure speed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ import torch
 
 from codellama import CodeLlama
 from codellama.engine.torch_runner import load_llama
+from codellama.model.llama import Llama
 from codellama.weights.load import open_model
 
 TEXTS = ("Python", "English")
@@ -49,7 +51,7 @@ MODULES = (
 )  # fmt: skip
 PER_MODULE = 9_000  # characters: many modules rather than one whole
 
-Doubles = torch.Tensor  # float64
+LogProbs = torch.Tensor  # float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +59,24 @@ class Recorded:
     """One window: its token ids [W], and log-probabilities [P, V] of a peer if there is one."""
 
     ids: list[int]
-    peer_PV: Doubles | None
+    peer_PV: LogProbs | None
 
 
-@dataclass(slots=True)
-class Tally:
-    """Divergences [P] of one engine per window, whether its first choice is the reference's [P],
-    and its negative log-likelihoods of the text [P].
-    """
+Scores = dict[str, torch.Tensor]  # of one engine and window, per prediction: kl, same, nll
 
-    divergences: list[Doubles] = field(default_factory=list)
-    same: list[torch.Tensor] = field(default_factory=list)
-    nll: list[Doubles] = field(default_factory=list)
 
-    def summary(self) -> dict[str, float]:
-        kl = torch.cat(self.divergences)
-        return {
-            "tokens": len(kl),
-            "mean": kl.mean().item(),
-            "standard_error": kl.std().item() / len(kl) ** 0.5,
-            "median": kl.median().item(),
-            "p99": kl.quantile(0.99).item(),
-            "same_choice": torch.cat(self.same).double().mean().item(),
-            "perplexity": torch.cat(self.nll).mean().exp().item(),
-        }
+def summary(windows: list[Scores]) -> dict[str, float]:
+    """Means over all predictions, and how certain the mean divergence is."""
+    kl, same, nll = (torch.cat([w[key] for w in windows]).double() for key in ("kl", "same", "nll"))
+    return {
+        "tokens": len(kl),
+        "mean": kl.mean().item(),
+        "standard_error": kl.std().item() / len(kl) ** 0.5,
+        "median": kl.median().item(),
+        "p99": kl.quantile(0.99).item(),
+        "same_choice": same.mean().item(),
+        "perplexity": nll.mean().exp().item(),
+    }
 
 
 def texts() -> dict[str, str]:
@@ -104,18 +100,20 @@ def windows_of(model: Path, text: str, count: int) -> Iterator[Recorded]:
 
 
 def peer_windows(
-    model: Path, text: str, count: int, peer: Path, threads: int
+    model: Path, text: str, record: Path, args: argparse.Namespace
 ) -> Iterator[Recorded]:
     """The same from llama-perplexity, which tokenizes, runs and records."""
-    tokenizer = open_model(model).tokenizer()
-    with tempfile.TemporaryDirectory() as folder:
-        source, record = Path(folder) / "text.txt", Path(folder) / "logits.bin"
+    if not record.exists():
+        source, partial = record.with_suffix(".txt"), record.with_suffix(".partial")
         source.write_text(text, encoding="utf-8")
-        command = [str(peer), "-m", str(model), "-f", str(source), "-c", str(WINDOW)]
-        command += ["--chunks", str(count), "-t", str(threads), "--save-all-logits", str(record)]
+        command = [str(args.peer), "-m", str(model), "-f", str(source), "-c", str(WINDOW)]
+        command += ["--chunks", str(args.windows), "-t", str(args.threads)]
+        command += ["--save-all-logits", str(partial)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
-        yield from read_record(record, tokenizer.bos_id if tokenizer.add_bos else None)
+        partial.rename(record)
+    tokenizer = open_model(model).tokenizer()
+    yield from read_record(record, tokenizer.bos_id if tokenizer.add_bos else None)
 
 
 def read_record(path: Path, bos: int | None) -> Iterator[Recorded]:
@@ -131,53 +129,68 @@ def read_record(path: Path, bos: int | None) -> Iterator[Recorded]:
         for ids_W in ids_CW:
             n = WINDOW - 1 - FIRST
             rows = np.frombuffer(file.read(2 * n * row), np.uint16).reshape(n, row)
-            step, floor = rows[:, :4].copy().view(np.float32).astype(np.float64).T
+            step, floor = rows[:, :4].copy().view(np.float32).T
             assert (step * 65535 < 16.001).all()
-            log_PV = floor[:, None] + step[:, None] * rows[:, 4 : 4 + vocab]
+            log_PV = rows[:, 4 : 4 + vocab].astype(np.float32)
+            log_PV *= step[:, None]
+            log_PV += floor[:, None]
             ids = ids_W.tolist()
             yield Recorded(ids if bos is None else [bos, *ids[1:]], torch.from_numpy(log_PV))
 
 
-def divergence(exact_PV: Doubles, engine_PV: Doubles) -> Doubles:
-    """KL(exact || engine) [P] of log-probabilities, the unlikely tokens taken together."""
+def scores(exact_PV: LogProbs, engine_PV: LogProbs, next_P: torch.Tensor) -> Scores:
+    """KL(exact || engine) with the unlikely tokens taken together, whether the first choice is the
+    same, and the negative log-likelihood of the text; each [P].
+    """
     likely_PV = exact_PV > exact_PV.amax(dim=1, keepdim=True) - RANGE
     chance_PV = exact_PV.exp() * likely_PV
-    likely_P = (chance_PV * (exact_PV - engine_PV)).sum(dim=1)
-    rest_P = 1 - chance_PV.sum(dim=1)
-    engine_rest_P = 1 - (engine_PV.exp() * likely_PV).sum(dim=1)
-    return likely_P + rest_P * (rest_P / engine_rest_P.clamp(min=1e-9)).log()
-
-
-def add(tally: Tally, exact_PV: Doubles, engine_PV: Doubles, next_P: torch.Tensor) -> None:
-    tally.divergences.append(divergence(exact_PV, engine_PV))
-    tally.same.append(exact_PV.argmax(dim=1) == engine_PV.argmax(dim=1))
-    tally.nll.append(-engine_PV.gather(1, next_P[:, None])[:, 0])
+    kl_P = (chance_PV * (exact_PV - engine_PV)).sum(dim=1, dtype=torch.float64)
+    rest_P = (1 - chance_PV.sum(dim=1, dtype=torch.float64)).clamp(min=1e-9)
+    engine_P = 1 - (engine_PV.exp() * likely_PV).sum(dim=1, dtype=torch.float64)
+    return {
+        "kl": kl_P + rest_P * (rest_P / engine_P.clamp(min=1e-9)).log(),
+        "same": exact_PV.argmax(dim=1) == engine_PV.argmax(dim=1),
+        "nll": -engine_PV.gather(1, next_P[:, None])[:, 0],
+    }
 
 
 @torch.inference_mode()
+def measure(exact: Llama, llm: CodeLlama, window: Recorded) -> dict[str, Scores]:
+    next_P = torch.tensor(window.ids[FIRST + 1 :])
+    logits_PV = exact(torch.tensor([window.ids]))[0, FIRST : WINDOW - 1]
+    exact_PV = logits_PV.log_softmax(dim=1)
+    ours_PV = torch.from_numpy(llm.logits(window.ids)[FIRST : WINDOW - 1]).log_softmax(dim=1)
+    engines = {"float32": exact_PV, "ours": ours_PV, "llama.cpp": window.peer_PV}
+    return {
+        name: scores(exact_PV, log_PV, next_P)
+        for name, log_PV in engines.items()
+        if log_PV is not None
+    }
+
+
 def compare(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Both engines against the reference on the texts."""
     exact = load_llama(open_model(path), "cpu", torch.float32)
     llm = CodeLlama.load(path, device="cpu", context=WINDOW, threads=args.threads)
     result: dict[str, Any] = {"model": path.name, "isa": getattr(llm.runner, "isa", "")}
     for kind in args.text:
-        text = texts()[kind]
-        tallies = {name: Tally() for name in ("float32", "ours", "llama.cpp")}
+        base = args.work / f"{path.stem}-{kind}"
         if args.peer:
-            source = peer_windows(path, text, args.windows, args.peer, args.threads)
+            record = base.with_name(f"{base.name}-{args.windows}.bin")
+            source = peer_windows(path, texts()[kind], record, args)
         else:
-            source = windows_of(path, text, args.windows)
+            source = windows_of(path, texts()[kind], args.windows)
+        windows = []
         for index, window in enumerate(source):
-            next_P = torch.tensor(window.ids[FIRST + 1 :])
-            exact_PV = exact(torch.tensor([window.ids]))[0, FIRST : WINDOW - 1].double()
-            exact_PV = exact_PV.log_softmax(dim=1)
-            ours_PV = torch.from_numpy(llm.logits(window.ids)[FIRST : WINDOW - 1]).double()
-            add(tallies["float32"], exact_PV, exact_PV, next_P)
-            add(tallies["ours"], exact_PV, ours_PV.log_softmax(dim=1), next_P)
-            if window.peer_PV is not None:
-                add(tallies["llama.cpp"], exact_PV, window.peer_PV, next_P)
+            kept = base.with_name(f"{base.name}-{index}.pt")
+            if not kept.exists():
+                if args.at_most == 0:
+                    sys.exit("more windows are to be done: run the same command again")
+                args.at_most -= 1
+                torch.save(measure(exact, llm, window), kept)
+            windows.append(torch.load(kept))
             print(f"{path.name}, {kind}: {index + 1} of {args.windows}", file=sys.stderr)
-        result[kind] = {name: t.summary() for name, t in tallies.items() if t.divergences}
+        result[kind] = {name: summary([w[name] for w in windows]) for name in windows[0]}
     return result
 
 
@@ -206,6 +219,10 @@ def main() -> None:
     parser.add_argument("--peer-version", default="not given")
     parser.add_argument("--windows", type=int, default=40, help="of 512 tokens, per text")
     parser.add_argument("--text", action="append", choices=TEXTS, help="default both")
+    parser.add_argument(
+        "--work", type=Path, help="folder for windows done; default a temporary one"
+    )
+    parser.add_argument("--at-most", type=int, default=-1, help="windows to do before it ends")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, help="folder for a dated result file")
     args = parser.parse_args()
@@ -214,7 +231,10 @@ def main() -> None:
 
     args.threads = args.threads or default_threads()
     args.text = args.text or list(TEXTS)
-    results = [compare(path, args) for path in args.model]
+    with tempfile.TemporaryDirectory() as folder:
+        args.work = args.work or Path(folder)
+        args.work.mkdir(parents=True, exist_ok=True)
+        results = [compare(path, args) for path in args.model]
     text = table(results)
     print(text)
     if args.out:

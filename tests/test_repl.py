@@ -161,6 +161,15 @@ def test_ctrl_c_stops_the_answer_and_not_the_program() -> None:
     assert [m["content"] for m in repl.messages][::2] == ["hi", "again"]
 
 
+def test_ctrl_c_stops_a_load_and_not_the_program() -> None:
+    def interrupted(name: str) -> CodeLlama:
+        raise KeyboardInterrupt
+
+    repl, shown = talk("hi", "/load other", "more", load=interrupted)
+    assert "(stopped)" in shown
+    assert len(repl.messages) == 4
+
+
 def test_infill() -> None:
     repl, shown = talk(
         "/infill def f(x): <FILL_ME> return x", "/infill", "a<FILL_ME>b", "/infill x"

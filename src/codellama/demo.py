@@ -7,7 +7,7 @@ import time
 
 __all__ = ["main"]
 
-FUNCTION = "def fibonacci(n):\n"
+FUNCTION = "def largest(numbers):\n    best = numbers[0]\n    for"
 QUESTION = "What does the enumerate function do in Python? Answer in two sentences."
 NEXT = """
 Go on:

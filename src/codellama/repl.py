@@ -91,6 +91,8 @@ class Repl:
                     self._answer(text)
             except CodeLlamaError as error:
                 self._say(f"{error}")
+            except KeyboardInterrupt:  # of a command that takes long: /load
+                self._say("(stopped)")
 
     # Input.
 

@@ -4,6 +4,9 @@ as they claim.
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,27 +15,21 @@ from hypothesis import strategies as st
 import codellama.native._native as _native
 from codellama.native import available_isas
 from codellama.weights.blocks import dequantize
-from codellama.weights.tensor import BLOCK_LAYOUT, GGMLType, Tensor
-from native_support import CEILINGS, quantized_activations, random_weights
+from codellama.weights.tensor import BLOCK_LAYOUT, GGMLType
+from native_support import (
+    CEILINGS,
+    REMAINDERS,
+    columns_of,
+    product,
+    product_error,
+    quantized_activations,
+    random_weights,
+)
 
 ISAS = available_isas()
 QUANTIZED = [t for t in GGMLType if BLOCK_LAYOUT[t][0] > 1]
 types = pytest.mark.parametrize("type", list(GGMLType), ids=lambda t: t.name)
 isas = pytest.mark.parametrize("isa", ISAS)
-
-
-def columns_of(type: GGMLType, blocks: int) -> int:
-    """Columns of `blocks` blocks; for float types a number that no vector divides."""
-    elements = BLOCK_LAYOUT[type][0]
-    return blocks * elements if elements > 1 else 32 * blocks + 3
-
-
-def product(tensor: Tensor, x_MK: np.ndarray, isa: str, rows_at_once: int = 0) -> np.ndarray:
-    rows, columns = tensor.shape
-    packed = _native.pack(int(tensor.type), rows, columns, tensor.data)
-    out_MN = np.empty((len(x_MK), rows), np.float32)
-    _native.matmul(packed, x_MK, out_MN, isa, rows_at_once)
-    return out_MN
 
 
 @types
@@ -67,14 +64,17 @@ def test_product_is_exact_for_its_activations(
 
 @isas
 @types
-def test_error_against_float64_stays_under_its_ceiling(isa: str, type: GGMLType) -> None:
-    tensor = random_weights(type, 96, columns_of(type, 4), seed=1)
-    x_MK = np.random.default_rng(1).normal(size=(9, tensor.shape[1])).astype(np.float32)
-    w_NK = dequantize(tensor).astype(np.float64)
-    exact = x_MK.astype(np.float64) @ w_NK.T
-    error = product(tensor, x_MK, isa) - exact
-    scale = np.linalg.norm(x_MK, axis=1)[:, None] * np.linalg.norm(w_NK, axis=1)
-    assert np.sqrt((error**2).mean()) / np.sqrt((scale**2).mean()) < CEILINGS[type.name]
+@pytest.mark.parametrize("shape", REMAINDERS, ids=str)
+def test_error_against_float64_stays_under_its_ceiling(
+    isa: str, type: GGMLType, shape: tuple[int, int, int]
+) -> None:
+    assert product_error(type, shape, isa) < CEILINGS[type.name]
+
+
+def test_the_ceilings_are_those_of_the_document() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "NUMERICS.md").read_text()
+    rows = re.findall(r"^\| ([A-Z0-9_]+) \|(?:[^|\n]+\|)+ ([0-9.e-]+) \|$", text, re.MULTILINE)
+    assert {name: float(ceiling) for name, ceiling in rows} == CEILINGS
 
 
 @isas

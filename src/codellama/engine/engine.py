@@ -20,9 +20,11 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from codellama.engine import saved_prefixes
 from codellama.engine.batch import Run, assemble, run_alone
 from codellama.engine.kv_pool import KVPool, blocks_for
 from codellama.engine.live import Draw, LiveRequest
@@ -151,6 +153,18 @@ class Engine:
         for request in requests:
             self.check(request)
         return self._events(requests)
+
+    def save_prefixes(self, path: Path, model: str, *, most_bytes: int) -> int:
+        """Write the prefix cache to a file; tokens saved. See engine/saved_prefixes.py."""
+        with self._turn():
+            return saved_prefixes.save(self._scheduler.pool, self._runner, path, model, most_bytes)
+
+    def restore_prefixes(self, path: Path, model: str) -> int:
+        """Take back what `save_prefixes` wrote; tokens restored, 0 where the file is of no use."""
+        with self._turn():
+            if self._live or self._scheduler.pool.published:
+                return 0
+            return saved_prefixes.restore(self._scheduler.pool, self._runner, path, model)
 
     def logits(self, ids: list[int]) -> Logits:
         """Logits after each of the ids, float32 [T, V]. Raises as `check` does."""

@@ -153,6 +153,34 @@ class KVPool:
                 yield block, parent, key
                 level.append(block)
 
+    def recent(self, most: int) -> list[tuple[int, int, bytes]]:
+        """The `most` published blocks that were used last, as in `nodes`; parents come first."""
+        held = [block for block, _parent, _key in self.nodes() if self._references[block]]
+        idle = [b for b in reversed(self._idle) if self._edge[b] is not None]
+        chosen = [*held, *idle][:most]
+        return [(block, *edge) for block in chosen if (edge := self._edge[block]) is not None]
+
+    def adopt(self, nodes: Iterable[tuple[int, bytes]]) -> list[int]:
+        """Publish blocks whose content the caller then writes, before anyone else has a turn.
+
+        Args:
+            nodes: (place of the parent in this list, or −1; 16 tokens as int32 bytes), parents
+                first, most recently used first.
+
+        Returns the blocks, in order: as many as there is room for.
+        """
+        blocks = array("i")
+        for parent, key in nodes:
+            edge = (blocks[parent] if parent >= 0 else ROOT, key)
+            if not self.available or not self._caching or edge in self._child:
+                break
+            (block,) = self.allocate(1)
+            self._edge[block] = edge
+            self._child[edge] = block
+            blocks.append(block)
+        self.release(blocks)
+        return list(blocks)
+
     def check_integrity(self, tables: Iterable[array[int]]) -> None:
         """Assert that counts, queue and tree agree with the living block tables."""
         held = Counter(block for table in tables for block in table)

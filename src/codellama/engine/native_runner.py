@@ -18,7 +18,7 @@ from codellama.errors import ModelFileError, RequestError
 from codellama.model.config import ModelConfig
 from codellama.native import NativeModel, Shape
 from codellama.weights.blocks import dequantize
-from codellama.weights.tensor import Tensor, drop_pages
+from codellama.weights.tensor import Bytes, Tensor, drop_pages
 
 __all__ = ["NativeRunner"]
 
@@ -142,6 +142,16 @@ class NativeRunner:
 
     def copy_block(self, source: int, target: int) -> None:
         self._model.copy_block(source, target)
+
+    @property
+    def block_bytes(self) -> int:
+        return self._model.block_bytes
+
+    def read_block(self, block: int, out: Bytes) -> None:
+        self._model.read_block(block, out)
+
+    def write_block(self, block: int, data: Bytes) -> None:
+        self._model.write_block(block, data)
 
 
 def _shape(config: ModelConfig) -> Shape:

@@ -152,6 +152,19 @@ class NativeModel:
         """Copy one block's keys and values in every layer."""
         self._model.copy_block(source, target)
 
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block's keys and values in every layer."""
+        return int(self._model.block_bytes)
+
+    def read_block(self, block: int, out: UInt8) -> None:
+        """Copy a block out, as `block_bytes` bytes in the engine's own layout."""
+        self._model.read_block(block, out)
+
+    def write_block(self, block: int, data: UInt8) -> None:
+        """Put back what `read_block` gave."""
+        self._model.write_block(block, data)
+
     def step(
         self,
         tokens_T: Int32,

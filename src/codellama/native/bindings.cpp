@@ -204,6 +204,21 @@ NB_MODULE(_native, m) {
         .def("check_complete", &Model::check_complete)
         .def("allocate_cache", &Model::allocate_cache)
         .def("copy_block", &Model::copy_block)
+        .def_prop_ro("block_bytes", &Model::block_bytes)
+        .def(
+            "read_block",
+            [](Model& self, int block, Out<uint8_t, 1> out) {
+                require(out.shape(0) == self.block_bytes(), "out is not block_bytes long");
+                self.read_block(block, out.data());
+            },
+            nb::arg("block"), array("out"))
+        .def(
+            "write_block",
+            [](Model& self, int block, In<uint8_t, 1> data) {
+                require(data.shape(0) == self.block_bytes(), "data is not block_bytes long");
+                self.write_block(block, data.data());
+            },
+            nb::arg("block"), array("data"))
         .def("step", &step, array("tokens_T"), array("starts_S1"), array("past_S"), array("blocks_SB"), array("rows_R"),
              nb::arg("n_exact"), array("out"), nb::arg("hidden"))
         .def_prop_ro("isa", [](const Model& self) { return std::string(self.kernels().name); })

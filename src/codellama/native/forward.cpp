@@ -164,6 +164,39 @@ void Model::copy_block(int source, int target) {
     }
 }
 
+size_t Model::block_bytes() const {
+    const int halves = shape_.head_dim + round_up(shape_.head_dim, kLanes);
+    return static_cast<size_t>(shape_.n_layers * shape_.n_kv_heads * halves * kLanes) * sizeof(uint16_t);
+}
+
+template <class Visit>
+void Model::visit_block(int block, const Visit& visit) {
+    if (block < 0 || block >= n_blocks_) refuse("no such block");
+    for (int layer = 0; layer < shape_.n_layers; ++layer) {
+        const KvLayer kv = kv_layer(layer);
+        const auto part = [&](uint16_t* base, int width) {
+            const size_t n = static_cast<size_t>(kv.n_kv_heads * width * kLanes);
+            visit(base + n * static_cast<size_t>(block), n * sizeof(uint16_t));
+        };
+        part(kv.keys, kv.head_dim);
+        part(kv.values, kv.head_pad);
+    }
+}
+
+void Model::read_block(int block, uint8_t* out) {
+    visit_block(block, [&](const uint16_t* part, size_t n) {
+        std::memcpy(out, part, n);
+        out += n;
+    });
+}
+
+void Model::write_block(int block, const uint8_t* in) {
+    visit_block(block, [&](uint16_t* part, size_t n) {
+        std::memcpy(part, in, n);
+        in += n;
+    });
+}
+
 void Model::check(const Step& step) const {
     if (!complete_) refuse("check_complete comes first");
     if (n_blocks_ == 0) refuse("allocate_cache comes first");

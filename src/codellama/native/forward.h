@@ -55,6 +55,10 @@ class Model {
     // Room for n_blocks blocks of 16 tokens in every layer; forgets what was cached.
     void allocate_cache(int n_blocks);
     void copy_block(int source, int target);
+    // A block's keys and values in every layer as bytes, to be kept outside and put back.
+    size_t block_bytes() const;
+    void read_block(int block, uint8_t* out);
+    void write_block(int block, const uint8_t* in);
 
     // logits_RV or hidden_RD may be null; hidden is the normalised last state.
     void step(const Step& step, float* logits_RV, float* hidden_RD);
@@ -145,6 +149,8 @@ class Model {
                    float* sums) const;
     void finish_pairs(const Product& product, Range pairs, int n_rows, const float* sums, const float* up) const;
 
+    template <class Visit>
+    void visit_block(int block, const Visit& visit);
     void rotate_and_cache(int thread, int layer, const Step& step);
     void attend(Progress& at, int layer, const Step& step);
     void collect(int thread);

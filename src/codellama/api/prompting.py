@@ -66,6 +66,9 @@ class Prompter:
             parts = prompts.parse_textual_infilling(prompt)
             if parts is not None:
                 return self.infilling(*parts, order="psm", heal=False)
+            parts = prompts.parse_textual_suffix_first(prompt)
+            if parts is not None:
+                return self.infilling(*parts, order="spm", heal=False)
         return self.healed(prompts.completion(self.tokenizer, prompt), heal)
 
     def infilling(

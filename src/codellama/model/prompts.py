@@ -22,7 +22,13 @@ from codellama.errors import InfillingUnsupportedError, RequestError
 from codellama.model.templates import render_template
 from codellama.model.tokenizer_base import Tokenizer
 
-__all__ = ["chat", "completion", "infilling", "parse_textual_infilling"]
+__all__ = [
+    "chat",
+    "completion",
+    "infilling",
+    "parse_textual_infilling",
+    "parse_textual_suffix_first",
+]
 
 Message = Mapping[str, str]
 
@@ -34,6 +40,7 @@ CHATML = (
     " + '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+_SUFFIX_FIRST = re.compile(r"<PRE> <SUF>(?P<suffix>.*?) <MID> (?P<prefix>.*)\Z", re.DOTALL)
 _TEXTUAL = re.compile(r"<PRE> (?P<prefix>.*?) <SUF>(?P<suffix>.*) <MID>\Z", re.DOTALL)
 
 
@@ -61,6 +68,17 @@ def infilling(
     if order == "psm":
         return [*bos, ids.pre, *before, ids.suf, *after, ids.mid]
     return [*bos, ids.pre, ids.suf, *after, ids.mid, *before]
+
+
+def parse_textual_suffix_first(prompt: str) -> tuple[str, str] | None:
+    """(prefix, suffix) of the other order, `<PRE> <SUF>{suffix} <MID> {prefix}`; None for other
+    text.
+
+    >>> parse_textual_suffix_first("<PRE> <SUF>return y <MID> def f(x):")
+    ('def f(x):', 'return y')
+    """
+    match = _SUFFIX_FIRST.match(prompt.removeprefix(" "))
+    return None if match is None else (match["prefix"], match["suffix"])
 
 
 def parse_textual_infilling(prompt: str) -> tuple[str, str] | None:

@@ -151,7 +151,7 @@ def _hints(url: str) -> str:
                                apiBase: {url}, roles: [chat, autocomplete]}}]
   llama.vscode   settings:     "llama-vscode.endpoint": "{url}"
   LangChain      ChatOllama(model="codellama", base_url="{url}")
-  llm            OLLAMA_HOST={url} llm -m codellama "…"     (pip install llm-ollama)
+  llm            OLLAMA_HOST={url} llm -m ollama/codellama "…"     (llm install llm-ollama)
   OpenAI         OpenAI(base_url="{url}/v1", api_key="none")
   curl           curl {url}/api/generate -d '{{"model": "codellama", "prompt": "def fib(n):"}}'
 """

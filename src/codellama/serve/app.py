@@ -16,7 +16,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from codellama.serve import llamacpp, llamacpp_props, ollama, ollama_create, ollama_models, openai
+from codellama.serve import (
+    llamacpp,
+    llamacpp_props,
+    ollama,
+    ollama_create,
+    ollama_models,
+    openai,
+    openapi,
+)
 from codellama.serve.context import State
 from codellama.serve.errors import Problem
 from codellama.serve.models import Models
@@ -48,6 +56,7 @@ def create_app(settings: Settings, models: Models | None = None) -> ASGIApp:
             *openai.routes(state),
             *llamacpp.routes(state),
             *llamacpp_props.routes(state),
+            *openapi.routes(state),
         ],
         lifespan=lifespan,
         exception_handlers={HTTPException: _http_error},

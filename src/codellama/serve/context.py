@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -58,7 +58,7 @@ class Dialect:
         async def endpoint(request: Request) -> Response:
             try:
                 reply = await handler(state, request)
-            except ClientGone:
+            except (ClientGone, ClientDisconnect):
                 reply = Response(status_code=499)
             except CodeLlamaError as error:
                 reply = self.reply(error)

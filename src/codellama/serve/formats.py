@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from codellama.engine.constrain import Grammar, Grammars
+from codellama.engine.python_gap import PythonGap
 from codellama.engine.request import Constraint
 from codellama.serve.errors import StatusError
 from codellama.serve.models import Loaded
 from codellama.serve.tools import ToolSet
 
-__all__ = ["format_constraint", "grammar_constraint", "response_constraint"]
+__all__ = ["format_constraint", "grammar_constraint", "python_constraint", "response_constraint"]
 
 
 async def format_constraint(
@@ -70,6 +71,25 @@ async def grammar_constraint(
     if regex:
         return await _compiled(loaded, lambda grammars: grammars.regex(regex))
     return None
+
+
+def python_constraint(
+    loaded: Loaded, language: str, prefix: str, suffix: str, other: Constraint | None
+) -> Constraint:
+    """Our field `parses`: "python" lets an answer end only where the whole text parses."""
+    if language != "python":
+        raise StatusError(400, f'parses is {language[:40]!r}: only "python" is known')
+    if other is not None:
+        raise StatusError(400, "give one of parses, grammar, json_schema and regex")
+    tokenizer = loaded.prompts.tokenizer
+    known = tokenizer.vocab_size
+    return PythonGap(
+        prefix,
+        suffix,
+        piece=lambda id: tokenizer.piece(id) if id < known else b"",
+        vocab_size=loaded.parts.runner.vocab_size,
+        stop_ids=tokenizer.stop_ids,
+    )
 
 
 async def _tool_constraint(loaded: Loaded, tools: ToolSet | None) -> Constraint | None:

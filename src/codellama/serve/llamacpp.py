@@ -24,7 +24,7 @@ from codellama.model.tokenizer import Tokenizer
 from codellama.serve import asking
 from codellama.serve.context import Dialect, State, header_notes
 from codellama.serve.errors import Problem, StatusError, problem_of
-from codellama.serve.formats import grammar_constraint
+from codellama.serve.formats import grammar_constraint, python_constraint
 from codellama.serve.jobs import CHAT, INFILL, WARM, Budget, Delta, Finish
 from codellama.serve.llamacpp_types import CompletionOptions, InfillOptions
 from codellama.serve.models import Lease, Loaded
@@ -91,6 +91,9 @@ async def _infill(state: State, request: Request) -> Response:
                 "not_supported_error",
             )
         constraint = await _constraint(lease, body)
+        if body.parses:
+            parts = (body.input_prefix or "") + (body.prompt or ""), body.input_suffix or ""
+            constraint = python_constraint(lease.loaded, body.parses, *parts, constraint)
         prompt, cut = _gap(lease, body, heals=constraint is None)
         prompt = asking.constrained(prompt, constraint)
     except BaseException:

@@ -34,6 +34,8 @@ class Metrics:
         self.finished = counter("vllm:request_success", "Finished requests.", "finished_reason")
         self.drafted = counter("vllm:spec_decode_num_draft_tokens", "Drafted tokens.")
         self.accepted = counter("vllm:spec_decode_num_accepted_tokens", "Accepted drafts.")
+        self.mask_s = counter("codellama:constraint_seconds", "Time spent making masks.")
+        self.masks = counter("codellama:constraint_masks", "Masks made for constrained answers.")
         self.prompt_s = counter("codellama:prompt_seconds", "Time spent in prompts.")
         self.predict_s = counter("codellama:predict_seconds", "Time spent in answers.")
 
@@ -60,6 +62,9 @@ class Metrics:
             if timings.first_token:
                 self.ttft.observe(timings.prompt_s)
         self.generated.inc(usage.completion_tokens)
+        if job.left == 0 and (masks := getattr(job.prompt.constraint, "masks", 0)):
+            self.masks.inc(masks)
+            self.mask_s.inc(getattr(job.prompt.constraint, "seconds", 0.0))
         self.predict_s.inc(timings.predict_s)
         self.drafted.inc(finish.drafted)
         self.accepted.inc(finish.accepted)

@@ -77,9 +77,9 @@ async def _generate(state: State, request: Request) -> Response:
         infills = bool(body.suffix)
         if infills and not lease.loaded.prompts.infills:
             raise StatusError(400, f"{lease.resolved.name} does not support insert")
-        prompt = generate_prompt(lease.loaded, body)
-        params = _params(state, lease, body, infills)
         constraint = await format_constraint(lease.loaded, body.format)
+        prompt = generate_prompt(lease.loaded, body, heal=constraint is None)
+        params = _params(state, lease, body, infills)
         prompt = asking.constrained(prompt, constraint)
         prompt, cut = _fitted(lease, prompt, params, body.truncate)
     except BaseException:

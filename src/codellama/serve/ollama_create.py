@@ -30,8 +30,8 @@ from codellama.serve.context import State
 from codellama.serve.errors import StatusError
 from codellama.serve.modelfile import parse_modelfile
 from codellama.serve.ollama import NDJSON, OLLAMA
-from codellama.serve.ollama_models import last_line, progress_lines
 from codellama.serve.ollama_types import CreateRequest
+from codellama.serve.progress import last_line, progress_lines
 from codellama.serve.replies import Streaming, read_json, unless_gone
 
 __all__ = ["routes"]

@@ -26,7 +26,7 @@ from codellama.serve.errors import StatusError, problem_of
 from codellama.serve.formats import grammar_constraint, response_constraint
 from codellama.serve.jobs import Delta
 from codellama.serve.models import Lease
-from codellama.serve.ollama_models import summaries
+from codellama.serve.ollama_describe import summaries
 from codellama.serve.openai_parts import (
     OPENAI,
     biased,

@@ -25,7 +25,7 @@ from codellama.errors import CodeLlamaError
 from codellama.serve import asking
 from codellama.serve.context import State, header_notes
 from codellama.serve.errors import StatusError, problem_of
-from codellama.serve.formats import grammar_constraint, response_constraint
+from codellama.serve.formats import grammar_constraint, python_constraint, response_constraint
 from codellama.serve.jobs import CHAT, INFILL, Delta
 from codellama.serve.models import Lease
 from codellama.serve.openai_parts import (
@@ -105,7 +105,6 @@ async def _read(state: State, lease: Lease, body: CompletionRequest) -> _Ask:
     order = body.infill_order or "auto"
     if order not in ("auto", "psm", "spm"):
         raise StatusError(400, f"infill_order is {order[:20]!r}: it must be auto, psm or spm")
-    prompts = [_prompt(lease, text, body.suffix, order) for text in texts]  # type: ignore[arg-type]
     constraint = await grammar_constraint(
         lease.loaded,
         grammar=body.grammar or body.guided_grammar,
@@ -114,6 +113,13 @@ async def _read(state: State, lease: Lease, body: CompletionRequest) -> _Ask:
     )
     if constraint is None and body.response_format is not None:
         constraint = await response_constraint(lease.loaded, body.response_format)
+    if body.parses and infills:
+        if len(texts) > 1:
+            raise StatusError(400, "parses takes one prompt")
+        gap = str(texts[0]), body.suffix or ""
+        constraint = python_constraint(lease.loaded, body.parses, *gap, constraint)
+    heals = constraint is None and not body.logit_bias
+    prompts = [_prompt(lease, text, body.suffix, order, heals) for text in texts]  # type: ignore[arg-type]
     constraint = biased(body, constraint, lease.loaded.parts.runner.vocab_size)
     prompts = [asking.constrained(prompt, constraint) for prompt in prompts]
     if body.logprobs is not None and not 0 <= body.logprobs <= 20:
@@ -134,10 +140,12 @@ async def _read(state: State, lease: Lease, body: CompletionRequest) -> _Ask:
     return _Ask(body, prompts, texts, params, n, best_of, infills)
 
 
-def _prompt(lease: Lease, text: str | list[int], suffix: str | None, order: Order) -> Prompt:
+def _prompt(
+    lease: Lease, text: str | list[int], suffix: str | None, order: Order, heals: bool
+) -> Prompt:
     prompts = lease.loaded.prompts
     if suffix and isinstance(text, str):
-        return prompts.infilling(text, suffix, order=order)
+        return prompts.infilling(text, suffix, order=order, heal=heals)
     if isinstance(text, str) and not text:
         bos = prompts.tokenizer.bos_id
         return Prompt([bos if bos is not None else min(prompts.tokenizer.stop_ids)])

@@ -65,6 +65,9 @@ class CompletionRequest(Sampling, kw_only=True):
     best_of: int | None = None
     logprobs: int | None = None
     infill_order: str | None = None
+    """Ours: psm, spm or auto."""
+    parses: str | None = None
+    """Ours: "python" lets an infilling end only where the whole text parses."""
 
 
 class ChatMessage(msgspec.Struct, kw_only=True):

@@ -60,11 +60,11 @@ def chat_prompt(loaded: Loaded, conversation: Conversation) -> Prompt:
     return loaded.prompts.completion("\n\n".join(m["content"] for m in messages))
 
 
-def generate_prompt(loaded: Loaded, body: GenerateRequest) -> Prompt:
+def generate_prompt(loaded: Loaded, body: GenerateRequest, *, heal: bool = True) -> Prompt:
     """What /api/generate asks to be continued."""
     prompts, text = loaded.prompts, body.prompt or ""
     if body.suffix:
-        return prompts.infilling(text, body.suffix)
+        return prompts.infilling(text, body.suffix, heal=heal)
     if body.raw:
         return prompts.completion(text)
     template = body.template or loaded.defaults.template

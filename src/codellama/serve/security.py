@@ -44,6 +44,7 @@ def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
 class _Guard:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
+        self.state_parts = getattr(getattr(app, "state", None), "parts", None)
         self._settings = settings
         self._origin = _origin_pattern(settings.origins)
         self._keys = KeyFile(settings.api_keys) if settings.api_keys is not None else None

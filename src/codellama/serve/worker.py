@@ -104,14 +104,17 @@ class Worker:
         self._order(order)
         return future
 
-    def close(self, drain_s: float = 0.0) -> None:
-        """Refuse new jobs, let those in progress end for `drain_s` seconds, then stop."""
+    def drain(self, seconds: float) -> None:
+        """Refuse new jobs; return when those in progress have ended, at most `seconds` later."""
         with self._wake:
             self._closing = True
-            self._wake.notify()
-        until = time.monotonic() + drain_s
+        until = time.monotonic() + seconds
         while self._count and time.monotonic() < until:
             time.sleep(0.02)
+
+    def close(self) -> None:
+        """End every job and the thread."""
+        self._closing = True
         self._order(self._stop)
         self._thread.join()
 
@@ -130,9 +133,17 @@ class Worker:
                     self._wake.wait()
                 orders, self._orders = self._orders, deque()
             for order in orders:
-                order()
+                self._guarded(order)
             if self._jobs:
-                self._step()
+                self._guarded(self._step)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A mistake of ours ends the jobs in progress, never the thread."""
+        try:
+            work()
+        except Exception as error:
+            log.exception("the engine's thread met an error")
+            self._fail(error)
 
     def _stop(self) -> None:
         for job in list(self._jobs.values()):
@@ -160,12 +171,7 @@ class Worker:
 
     def _step(self) -> None:
         self.steps += 1
-        try:
-            events = self.engine.step()
-        except Exception as error:
-            log.exception("a step failed")
-            self._fail(error)
-            return
+        events = self.engine.step()
         deltas: dict[Job, list[Delta]] = {}
         for event in events:
             job = self._jobs.get(event.request_id)
@@ -210,5 +216,9 @@ class Worker:
 
     @staticmethod
     def _send(job: Job, deltas: list[Delta]) -> None:
-        if job.deliver is not None:
+        if job.deliver is None:
+            return
+        try:
             job.deliver(deltas)
+        except Exception:  # the client's event loop is gone, perhaps
+            log.exception("deltas could not be delivered")

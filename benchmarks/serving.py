@@ -14,9 +14,10 @@ llama.vscode recommends.
 `typing` needs a model that infills. SmolLM2 does not: a copy is written whose metadata names three
 unused tokens as sentinels, so that both servers do the same work; what it says is nonsense.
 
-A session is 200 keystrokes at 8 a second into a file of 2,000 tokens, in bursts of 5 and a pause of
-half a second: each key sends a request and closes the one before; the last of a burst is waited for.
-Times to the first token are of those, and of the others as far as they came before the next key.
+A session is 200 keystrokes at 8 a second into a file of 2,000 tokens, in bursts of 5 and a pause
+of half a second: each key sends a request and closes the one before; the last of a burst is waited
+for. Times to the first token are of those, and of the others as far as they came before the next
+key.
 """
 
 from __future__ import annotations

@@ -135,7 +135,8 @@ def test_a_newer_keystroke_of_a_slot_ends_the_older() -> None:
     async def work(http: httpx.AsyncClient) -> None:
         fields = {"input_suffix": "b" * 300, "id_slot": 0, "n_predict": 150, "ignore_eos": True}
         old = asyncio.ensure_future(http.post("/infill", json=fields | {"input_prefix": "a"}))
-        await asyncio.sleep(0.02)
+        while not (await http.get("/slots")).json():
+            await asyncio.sleep(0.001)
         new = await http.post("/infill", json=fields | {"input_prefix": "ab", "n_predict": 2})
         assert new.json()["tokens_predicted"] == 2
         ended = (await old).json()

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "api": {"errors", "model", "weights", "native", "engine", "hub"},
     "serve": {"errors", "model", "weights", "engine", "hub", "api"},
     "evaluate": {"errors"},
+    "bench": {"errors", "model", "weights", "native", "engine", "api"},
     "repl": {"errors", "model", "weights", "engine", "hub", "api", "cli"},
     "demo": {"errors", "hub", "api"},
     "cli": {
@@ -35,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
         "hub",
         "api",
         "serve",
+        "bench",
         "repl",
         "demo",
         "evaluate",

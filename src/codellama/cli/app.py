@@ -11,6 +11,7 @@ import typer
 
 from codellama.cli import evaluation, generate, models
 from codellama.cli import serve as serving
+from codellama.cli.bench import bench
 
 __all__ = ["app"]
 
@@ -206,6 +207,7 @@ app.command()(serving.ps)
 app.command()(evaluation.evaluate)
 app.command()(evaluation.report)
 app.command()(evaluation.contamination)
+app.command()(bench)
 
 
 @app.command()

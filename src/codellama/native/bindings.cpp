@@ -11,6 +11,7 @@
 
 #include "dispatch.h"
 #include "forward.h"
+#include "probe.h"
 
 namespace nb = nanobind;
 using namespace codellama;
@@ -166,6 +167,11 @@ void silu_mul(Out<float, 1> gate, In<float, 1> up, const std::string& isa) {
 
 NB_MODULE(_native, m) {
     m.def("available_isas", &available_isas);
+
+    using Unlocked = nb::call_guard<nb::gil_scoped_release>;
+    m.def("read_bandwidth", &read_bandwidth, nb::arg("bytes"), nb::arg("n_threads"), nb::arg("seconds"), Unlocked());
+    m.def("peak_instructions", &peak_instructions);
+    m.def("peak_rate", &peak_rate, nb::arg("instruction"), nb::arg("n_threads"), nb::arg("seconds"), Unlocked());
 
     nb::class_<Model>(m, "Model")
         .def(

@@ -37,7 +37,7 @@ format: $(VENV)/.ready-dev
 	clang-format -i $(NATIVE)
 
 bench: $(VENV)/.ready-run
-	$(VENV)/bin/python benchmarks/speed.py
+	$(VENV)/bin/codellama bench
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

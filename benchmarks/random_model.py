@@ -23,7 +23,7 @@ import numpy as np
 
 from codellama.model.config import PUBLISHED, ModelConfig
 from codellama.weights.blocks import quantize
-from codellama.weights.checkpoint import Layout
+from codellama.weights.checkpoint import Layout, expected_shapes
 from codellama.weights.file_types import FILE_TYPES, WRITABLE, canonical, plan_types
 from codellama.weights.gguf import LazyTensor, gguf_name, metadata_from_config, write_gguf
 from codellama.weights.tensor import BLOCK_LAYOUT, Bytes, GGMLType
@@ -31,27 +31,6 @@ from codellama.weights.tensor import BLOCK_LAYOUT, Bytes, GGMLType
 POOL = 1 << 22  # numbers quantized per type
 PIECE = 1 << 24  # bytes written at once
 SIZE_OF_WEIGHTS = 0.02  # standard deviation, as of trained Llamas
-
-
-def layouts(config: ModelConfig) -> dict[str, Layout]:
-    """Every tensor by Meta's name; types are settled by `plan_types`."""
-    width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {"tok_embeddings": (config.vocab_size, config.dim)}
-    for layer in range(config.n_layers):
-        at = f"layers.{layer}"
-        shapes[f"{at}.attention_norm"] = (config.dim,)
-        shapes[f"{at}.attention.wq"] = (width, config.dim)
-        shapes[f"{at}.attention.wk"] = (kv_width, config.dim)
-        shapes[f"{at}.attention.wv"] = (kv_width, config.dim)
-        shapes[f"{at}.attention.wo"] = (config.dim, width)
-        shapes[f"{at}.ffn_norm"] = (config.dim,)
-        shapes[f"{at}.feed_forward.w1"] = (config.ffn_dim, config.dim)
-        shapes[f"{at}.feed_forward.w2"] = (config.dim, config.ffn_dim)
-        shapes[f"{at}.feed_forward.w3"] = (config.ffn_dim, config.dim)
-    shapes["norm"] = (config.dim,)
-    if not config.tied:
-        shapes["output"] = (config.vocab_size, config.dim)
-    return {f"{name}.weight": Layout(shape, GGMLType.F32) for name, shape in shapes.items()}
 
 
 def vocabulary(size: int) -> dict[str, Any]:
@@ -102,7 +81,7 @@ def write_random(
 ) -> None:
     """Write the file. RequestError for an unknown type; all or nothing, as `write_gguf`."""
     name = canonical(type)
-    known = layouts(config)
+    known = {name: Layout(shape, GGMLType.F32) for name, shape in expected_shapes(config).items()}
     tensors = [
         LazyTensor(
             gguf_name(tensor), known[tensor].shape, stored, _produce(tensor, known[tensor], stored)

@@ -80,13 +80,13 @@ def bench(
             tell(0, 0, f"round {index + 1} of {rounds}")
             done.append(run_round(session, index))
     result = summarize(source, session, machine, done)
+    if as_json:
+        json.dump(report_json(result), sys.stdout, indent=1)
+        print()
+    else:
+        for part in lines(result):
+            print(part if isinstance(part, str) else "\n" + table(part[1], part[0]))
     if plot is not None:
         from codellama.bench.plot import plot as draw
 
         draw(result, plot)
-    if as_json:
-        json.dump(report_json(result), sys.stdout, indent=1)
-        print()
-        return
-    for part in lines(result):
-        print(part if isinstance(part, str) else "\n" + table(part[1], part[0]))

@@ -144,11 +144,18 @@ def test_no_text_depends_on_its_neighbours(
                 assert [entry.token for entry in output.logprobs] == want
 
 
+def no_time() -> float:
+    """A clock that tells nothing: drafts are as deep as they usually pay."""
+    return 0.0
+
+
 def test_speculation_saves_steps_and_changes_nothing() -> None:
     logits = random_logits(64, memory=1)  # greedy text falls into a loop
     plain_runner, fast_runner = (FakeRunner(logits=logits) for _ in range(2))
     plain = Engine(plain_runner).generate([request([1, 2], max_tokens=150)])[0]
-    fast = Engine(fast_runner).generate([request([1, 2], max_tokens=150, speculate=True)])[0]
+    fast = Engine(fast_runner, clock=no_time).generate(
+        [request([1, 2], max_tokens=150, speculate=True)]
+    )[0]
     assert fast.ids == plain.ids
     assert fast_runner.steps < plain_runner.steps / 3
     assert fast.accepted > 100 and plain.drafted == 0
@@ -161,7 +168,8 @@ def test_speculation_sees_the_tokens_it_has_just_accepted(seed: int) -> None:
     each = request(
         [seed, 1, 2], max_tokens=120, frequency_penalty=0.5, repeat_last_n=20, speculate=True
     )
-    output = Engine(FakeRunner(vocab_size=8, logits=logits)).generate([each])[0]
+    runner = FakeRunner(vocab_size=8, logits=logits)
+    output = Engine(runner, clock=no_time).generate([each])[0]
     assert list(output.ids) == alone(logits, each)
     assert 0 < output.accepted < output.drafted
 
@@ -169,7 +177,8 @@ def test_speculation_sees_the_tokens_it_has_just_accepted(seed: int) -> None:
 def test_speculation_gives_up_where_it_does_not_pay() -> None:
     runner = FakeRunner(vocab_size=64, context=256)
     prompt = [int(t) for t in np.random.default_rng(0).integers(0, 4, 60)]  # many false matches
-    output = Engine(runner).generate([request(prompt, max_tokens=190, speculate=True)])[0]
+    each = request(prompt, max_tokens=190, speculate=True)
+    output = Engine(runner, clock=no_time).generate([each])[0]
     assert list(output.ids) == alone(runner.alone, request(prompt, max_tokens=190))
     assert output.drafted < 150
 
@@ -224,7 +233,7 @@ def test_stop_ids_end_the_answer_and_stay_out_of_it() -> None:
 def test_a_stop_token_inside_an_accepted_draft_ends_the_answer() -> None:
     runner = FakeRunner(logits=scripted(64, [1, 2, 3, 4, 5, 6, 7, 8], start=20))
     prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10] * 2
-    engine = Engine(runner, stop_ids=frozenset({6}))
+    engine = Engine(runner, stop_ids=frozenset({6}), clock=no_time)
     output = engine.generate([request(prompt, speculate=True)])[0]
     assert output.ids == (1, 2, 3, 4, 5)
     assert output.stop_id == 6

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from codellama.engine import sampling
 from codellama.engine.request import SamplingParams
 from codellama.engine.runner import Logits
-from codellama.engine.sampling import Sampler, candidates, token_logprob, top_tokens, uniform
+from codellama.engine.sampling import Sampler, candidates, token_logprob, uniform
 from codellama.errors import ModelFileError, RequestError
 
 V = 1000
@@ -53,9 +53,8 @@ def obvious(logits_V: Logits, params: SamplingParams) -> dict[int, float]:
 @given(rows, params)
 @settings(deadline=None, max_examples=300)
 def test_cuts_agree_with_the_obvious_version(logits_V: Logits, params: SamplingParams) -> None:
-    ids_C, weights_C = candidates(logits_V, params, int(logits_V.argmax()))
-    ids = range(len(logits_V)) if ids_C is None else ids_C.tolist()
-    got = dict(zip(ids, (weights_C / weights_C.sum()).tolist(), strict=True))
+    ids_C, weights_C = candidates(logits_V, params, float(logits_V.max()))
+    got = dict(zip(ids_C.tolist(), (weights_C / weights_C.sum()).tolist(), strict=True))
     want = obvious(logits_V, params)
     # On the edge of top_p a rounding may keep or drop one of several equal tokens more.
     for token in set(got) ^ set(want):
@@ -66,36 +65,26 @@ def test_cuts_agree_with_the_obvious_version(logits_V: Logits, params: SamplingP
             assert got[token] == pytest.approx(probability, rel=1e-5, abs=1e-12)
 
 
-@given(rows, st.integers(1, 310))
-@settings(deadline=None)
-def test_top_tokens_are_sorted_with_equal_ones_by_id(logits_V: Logits, k: int) -> None:
-    want = sorted(range(len(logits_V)), key=lambda i: (-logits_V[i], i))[:k]
-    assert top_tokens(logits_V, k).tolist() == want
-
-
 def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
     """Four equal tokens: a half is two of them, a little more is three."""
     logits_V = np.ones(4, np.float32)
     for top_p, kept in ((0.5, 2), (0.51, 3), (0.0, 1), (0.25, 1)):
-        ids_C, _weights_C = candidates(logits_V, SamplingParams(temperature=1.0, top_p=top_p), 0)
-        assert ids_C is not None and ids_C.tolist() == list(range(kept))
+        ids_C, _weights_C = candidates(logits_V, SamplingParams(temperature=1.0, top_p=top_p), 1.0)
+        assert ids_C.tolist() == list(range(kept))
 
 
-def test_top_tokens_of_a_long_row() -> None:
-    logits_V = row(size=49_152)
-    for k in (1, 5, 40, 300, 1000):
-        assert top_tokens(logits_V, k).tolist() == np.argsort(-logits_V, kind="stable")[:k].tolist()
-
-
-def test_draws_follow_the_distribution() -> None:
-    """20,000 draws at different positions; chi-square of 7 degrees of freedom, p > 1e-4."""
+@pytest.mark.parametrize("more", [{}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.02}])
+def test_draws_follow_the_distribution(more: dict[str, float]) -> None:
+    """20,000 draws at different positions; chi-square of up to 7 degrees of freedom, p > 1e-4."""
     logits_V = row(3, 8)
-    params = SamplingParams(temperature=1.3, seed=5)
+    params = SamplingParams(temperature=1.3, seed=5, **more)
     sampler = Sampler(params, seed=5)
     n = 20_000
     counts = np.bincount([sampler.draw(logits_V, [0], 1, i) for i in range(n)], minlength=8)
-    expected = np.array([obvious(logits_V, params)[i] for i in range(8)]) * n
-    assert ((counts - expected) ** 2 / expected).sum() < 29.9
+    shares = obvious(logits_V, params)
+    assert set(np.flatnonzero(counts)) <= set(shares)
+    expected = {i: share * n for i, share in shares.items()}
+    assert sum((counts[i] - e) ** 2 / e for i, e in expected.items()) < 29.9
 
 
 weights = hnp.arrays(
@@ -212,7 +201,7 @@ def test_logprobs_are_of_the_models_own_distribution() -> None:
     exact = logits_V.astype(np.float64)
     want = exact - np.log(np.exp(exact).sum())
     got = token_logprob(logits_V, 5, 3)
-    assert got.logprob == pytest.approx(want[5], abs=1e-12)
+    assert got.logprob == pytest.approx(want[5], abs=1e-6)
     assert [id for id, _ in got.top] == np.argsort(-want)[:3].tolist()
-    assert [p for _, p in got.top] == pytest.approx(np.sort(want)[::-1][:3].tolist(), abs=1e-12)
+    assert [p for _, p in got.top] == pytest.approx(np.sort(want)[::-1][:3].tolist(), abs=1e-6)
     assert token_logprob(logits_V, 5, 0).top == ()

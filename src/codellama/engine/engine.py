@@ -17,21 +17,24 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
 from codellama.engine import saved_prefixes
 from codellama.engine.batch import Run, assemble, run_alone
+from codellama.engine.draft_model import DraftModel
 from codellama.engine.kv_pool import KVPool, blocks_for
 from codellama.engine.live import Draw, LiveRequest
 from codellama.engine.request import FinishReason, Output, Request, SamplingParams, TokenEvent
 from codellama.engine.runner import BLOCK_SIZE, Batch, Logits, Runner
 from codellama.engine.scheduler import Scheduler, SchedulerConfig
 from codellama.engine.sequence import Sequence, Slot
+from codellama.engine.speculate import Drafter, FirstOf, PromptLookup, StepCost
 from codellama.errors import CodeLlamaError, ContextOverflowError, RequestError
 
 __all__ = ["Engine", "EngineStatus"]
@@ -59,6 +62,9 @@ class Engine:
         stop_ids: tokens that end every answer (unless ignore_eos).
         config: bounds of a step.
         prefix_cache: keep computed prompts for later ones with the same beginning.
+        draft: a small model of the same vocabulary, which then drafts for every request that does
+            not say `speculate=False`; it belongs to this engine alone, too.
+        clock: seconds; what it says of the steps decides how deep to draft, and nothing else.
 
     >>> engine = Engine(runner, stop_ids=frozenset({2}))         # doctest: +SKIP
     >>> engine.generate([Request(prompt_ids=(1, 822))])[0].ids   # doctest: +SKIP
@@ -71,12 +77,16 @@ class Engine:
         stop_ids: frozenset[int] = frozenset(),
         config: SchedulerConfig | None = None,
         prefix_cache: bool = True,
+        draft: Runner | None = None,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.context = min(runner.context, runner.n_blocks * BLOCK_SIZE)
         self._runner = runner
         self._stop_ids = frozenset(stop_ids)
         self._config = config or SchedulerConfig()
         self._prefix_cache = prefix_cache
+        self._draft_runner = draft
+        self._clock = clock
         self._lock = threading.Lock()
         self._gate = threading.Lock()  # the next in line waits here: nobody takes two turns before
         self._abandoned: deque[int] = deque()  # closed streams; a finalizer must not take a turn
@@ -87,6 +97,10 @@ class Engine:
         pool = KVPool(self._runner.n_blocks, self._runner.copy_block, caching=self._prefix_cache)
         self._scheduler = Scheduler(pool, self._config, self._draft)
         self._live: dict[int, LiveRequest] = {}
+        self._cost = StepCost()
+        self._draft_model = None
+        if self._draft_runner is not None:
+            self._draft_model = DraftModel(self._draft_runner, self._cost, clock=self._clock)
 
     @property
     def idle(self) -> bool:
@@ -266,8 +280,16 @@ class Engine:
             seed=_seed(params),
             stop_ids=params.stop_ids if params.ignore_eos else params.stop_ids | self._stop_ids,
             inbox=inbox,
+            drafter=lambda: self._drafter(params),
         )
         return self._last_id
+
+    def _drafter(self, params: SamplingParams) -> Drafter | None:
+        """For one sample: prompt lookup where it is asked for, then the draft model, if any."""
+        if params.speculate is False or (params.speculate is None and self._draft_model is None):
+            return None
+        lookup = PromptLookup(self._cost)
+        return FirstOf(lookup, self._draft_model.drafter()) if self._draft_model else lookup
 
     def _step(self) -> list[TokenEvent]:
         try:
@@ -282,7 +304,12 @@ class Engine:
     def _run(self, plan: list[Slot]) -> Logits:
         if not plan:
             return np.empty((0, self._runner.vocab_size), np.float32)
-        return self._runner.run(assemble(plan))
+        batch = assemble(plan)
+        begin = self._clock()
+        logits_RV = self._runner.run(batch)
+        if all(slot.count == 1 for slot in plan):  # decoding and drafts only
+            self._cost.observe(len(batch.tokens_T), self._clock() - begin)
+        return logits_RV
 
     def _sample(self, plan: list[Slot], logits_RV: Logits) -> list[list[Draw]]:
         """Per slot, what its samples draw: none inside a prompt, n where n samples part."""
@@ -320,8 +347,8 @@ class Engine:
         kept = draw.tokens[:stop]
         if kept:
             self._scheduler.extend(sequence, kept)
-        if sample.lookup is not None:
-            sample.lookup.observe(drafted, len(draw.tokens) - 1, len(sequence.tokens))
+        if sample.drafter is not None:
+            sample.drafter.observe(drafted, max(0, len(draw.tokens) - 1))
         events = live.token_events(index, kept, draw)
         if stop is not None:
             events += self._end(live, index, "stop", stop_id=draw.tokens[stop])
@@ -358,8 +385,9 @@ class Engine:
         return [event.output for event in ended if event.output is not None]
 
     def _draft(self, sequence: Sequence, limit: int) -> list[int]:
-        lookup = self._live[sequence.request_id].samples[sequence.index].lookup
-        return lookup.propose(sequence.tokens, limit) if lookup else []
+        drafter = self._live[sequence.request_id].samples[sequence.index].drafter
+        sequences = len(self._scheduler.running)
+        return drafter.propose(sequence.tokens, limit, sequences) if drafter else []
 
     def _recover(self) -> None:
         """After an exception in a step: keep what is whole, else start afresh and tell everyone."""

@@ -8,14 +8,14 @@ not decide when that is, and never touches the cache.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from codellama.engine.request import FinishReason, Output, Request, TokenEvent, TokenLogprob
 from codellama.engine.runner import Logits
 from codellama.engine.sampling import Sampler, token_logprob
 from codellama.engine.sequence import Sequence, Slot
-from codellama.engine.speculate import PromptLookup
+from codellama.engine.speculate import Drafter
 from codellama.errors import CodeLlamaError
 
 __all__ = ["Draw", "LiveRequest", "LiveSample"]
@@ -35,7 +35,7 @@ class LiveSample:
     """One of n samples. `sequence` is the leader's until the prompt is computed."""
 
     sampler: Sampler
-    lookup: PromptLookup | None
+    drafter: Drafter | None
     sequence: Sequence
     logprobs: list[TokenLogprob] = field(default_factory=list)
     done: bool = False
@@ -82,12 +82,14 @@ class LiveRequest:
         seed: int,
         stop_ids: frozenset[int],
         inbox: deque[TokenEvent] | None,
+        drafter: Callable[[], Drafter | None],
     ) -> LiveRequest:
+        """`drafter` is called once for each sample."""
         params = request.params
         samples = [
             LiveSample(
                 Sampler(params, seed=seed, index=index, constraint=request.constraint),
-                PromptLookup() if params.speculate else None,
+                drafter(),
                 sequence,
             )
             for index in range(request.n)
@@ -119,7 +121,9 @@ class LiveRequest:
             return []
         sample.done = True
         self.open -= 1
-        sequence, lookup = sample.sequence, sample.lookup
+        sequence, drafter = sample.sequence, sample.drafter
+        if drafter is not None:
+            drafter.close()
         output = Output(
             request_id=self.id,
             index=index,
@@ -130,8 +134,8 @@ class LiveRequest:
             prompt_tokens=sequence.n_prompt,
             cached_tokens=sequence.cached or 0,
             seed=self.seed,
-            drafted=lookup.drafted if lookup else 0,
-            accepted=lookup.accepted if lookup else 0,
+            drafted=drafter.drafted if drafter else 0,
+            accepted=drafter.accepted if drafter else 0,
             error=error,
         )
         return self._post([TokenEvent(request_id=self.id, index=index, output=output)])

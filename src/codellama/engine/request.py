@@ -68,8 +68,8 @@ class SamplingParams:
         stop_ids: token ids that end the answer, on top of the model's own.
         ignore_eos: generate past the model's own stop ids.
         max_lines: lines after which the answer ends. Applied by whoever owns the tokenizer.
-        speculate: draft tokens by prompt lookup; the text does not change. None leaves it to the
-            engine (off).
+        speculate: draft tokens by prompt lookup, and by the draft model if the engine has one; the
+            text does not change. None: only if it has one.
 
     Raises:
         RequestError: a field out of its range, by name.

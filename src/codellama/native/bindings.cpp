@@ -12,6 +12,7 @@
 #include "dispatch.h"
 #include "forward.h"
 #include "probe.h"
+#include "rows.h"
 
 namespace nb = nanobind;
 using namespace codellama;
@@ -72,6 +73,32 @@ void step(Model& model, In<int32_t, 1> tokens_T, In<int32_t, 1> starts_S1, In<in
     float* target = out.data();
     const nb::gil_scoped_release unlocked;
     model.step(s, hidden ? nullptr : target, hidden ? target : nullptr);
+}
+
+// ---- rows of logits: short passes, so the lock is kept --------------------------------------------------------------
+
+int top_ids(In<float, 1> values, int k, Out<int32_t, 1> ids) {
+    require(values.shape(0) > 0 && k > 0 && ids.shape(0) >= std::min<size_t>(static_cast<size_t>(k), values.shape(0)),
+            "the row is empty, or there is no room for k ids");
+    return top(values.data(), static_cast<int>(values.shape(0)), k, ids.data());
+}
+
+int nucleus_of(In<float, 1> logits, float peak, float temperature, double top_p, float min_p, Out<int32_t, 1> ids,
+               Out<float, 1> weights) {
+    const size_t n = logits.shape(0);
+    require(n > 0 && ids.shape(0) >= n && weights.shape(0) >= n, "the row is empty, or there is no room for it");
+    require(temperature > 0, "the temperature must be positive");
+    return nucleus(logits.data(), static_cast<int>(n), peak, temperature, top_p, min_p, ids.data(), weights.data());
+}
+
+int draw_of(In<float, 1> logits, float peak, float temperature, double share) {
+    require(logits.shape(0) > 0, "the row is empty");
+    require(temperature > 0, "the temperature must be positive");
+    return draw(logits.data(), static_cast<int>(logits.shape(0)), peak, temperature, share);
+}
+
+double log_sum_exp_of(In<float, 1> logits, float peak) {
+    return log_sum_exp(logits.data(), static_cast<int>(logits.shape(0)), peak);
 }
 
 // ---- single kernels, for the tests --------------------------------------------------------------------------------
@@ -170,6 +197,11 @@ NB_MODULE(_native, m) {
 
     using Unlocked = nb::call_guard<nb::gil_scoped_release>;
     m.def("read_bandwidth", &read_bandwidth, nb::arg("bytes"), nb::arg("n_threads"), nb::arg("seconds"), Unlocked());
+    m.def("top", &top_ids, array("values"), nb::arg("k"), array("ids"));
+    m.def("nucleus", &nucleus_of, array("logits"), nb::arg("peak"), nb::arg("temperature"), nb::arg("top_p"),
+          nb::arg("min_p"), array("ids"), array("weights"));
+    m.def("draw", &draw_of, array("logits"), nb::arg("peak"), nb::arg("temperature"), nb::arg("share"));
+    m.def("log_sum_exp", &log_sum_exp_of, array("logits"), nb::arg("peak"));
     m.def("peak_instructions", &peak_instructions);
     m.def("peak_rate", &peak_rate, nb::arg("instruction"), nb::arg("n_threads"), nb::arg("seconds"), Unlocked());
 

@@ -1,0 +1,53 @@
+"""Passes over one row of logits, for sampling: a vocabulary of 49,152 is too long for NumPy's many.
+
+Imports nothing of ours. A token weighs exp((logit − peak) / temperature), to a relative error of
+3e-6 where that matters; peak is the largest logit. Rows hold no NaN, and are not written to.
+
+Shape legend: V vocabulary, C candidates.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+import codellama.native._native as _native
+
+__all__ = ["draw", "log_sum_exp", "nucleus", "top"]
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+
+
+def draw(logits_V: Float32, peak: float, temperature: float, share: float) -> int:
+    """The token at which running sums of the weights exceed `share`, from [0, 1), of their total.
+
+    Never one of weight 0. Raises ValueError for a temperature that is not positive.
+    """
+    return _native.draw(logits_V, peak, temperature, share)
+
+
+def top(values_V: Float32, k: int) -> Int32:
+    """Ids of the k largest values (all, if there are fewer), largest first, equal ones by id."""
+    ids_C = np.empty(min(k, len(values_V)), np.int32)
+    _native.top(values_V, k, ids_C)
+    return ids_C
+
+
+def nucleus(
+    logits_V: Float32, peak: float, temperature: float, top_p: float, min_p: float
+) -> tuple[Int32, Float32]:
+    """The fewest heaviest tokens that hold the share top_p of all weights (1: all of them), without
+    those that weigh less than min_p: ids by rising id, and their weights. Of equal logits the lower
+    ids; at least the likeliest token.
+
+    Raises ValueError for a temperature that is not positive.
+    """
+    ids_V, weights_V = np.empty(len(logits_V), np.int32), np.empty(len(logits_V), np.float32)
+    n = _native.nucleus(logits_V, peak, temperature, top_p, min_p, ids_V, weights_V)
+    return ids_V[:n], weights_V[:n]
+
+
+def log_sum_exp(logits_V: Float32, peak: float) -> float:
+    """log Σ exp(logits), to an error of 1e-6."""
+    return _native.log_sum_exp(logits_V, peak)

@@ -78,7 +78,7 @@ def test_no_text_changes(
     want, _ = run(None, *requests)
     got, engine = run(draft, *requests)
     assert [output.ids for output in got] == [output.ids for output in want]
-    model = engine._draft_model
+    model = engine._speculation.model
     assert model is not None and model.pool.available == n_blocks, "blocks were not given back"
 
 

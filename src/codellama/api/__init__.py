@@ -54,12 +54,13 @@ class CodeLlama:
         config: ModelConfig,
         *,
         chat_template: str | None = None,
+        draft: Runner | None = None,
     ) -> None:
         self.runner = runner
         self.tokenizer = tokenizer
         self.config = config
         self.chat_template = chat_template
-        self.engine = Engine(runner, stop_ids=tokenizer.stop_ids)
+        self.engine = Engine(runner, stop_ids=tokenizer.stop_ids, draft=draft)
         self.prompts = Prompter(
             tokenizer, name=config.name, vocab_size=runner.vocab_size, chat_template=chat_template
         )
@@ -73,6 +74,7 @@ class CodeLlama:
         threads: int | None = None,
         device: str = "auto",
         isa: str | None = None,
+        draft: str | os.PathLike[str] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> CodeLlama:
         """A model by name, file or folder.
@@ -84,13 +86,16 @@ class CodeLlama:
             device: "cpu" is the native engine; "cuda", "cuda:1", "mps" and "cpu-torch" run the
                 PyTorch forward; "auto" takes a CUDA device if there is one, else the native engine.
             isa: the native engine's instruction set, by name; default the best.
+            draft: a small model of the same vocabulary, by name, file or folder, that guesses
+                ahead: answers come faster and stay the same.
             progress: called with (tensors loaded, tensors in all).
 
         Raises:
             NotFoundError: no such name or path.
             ModelFileError: the file is damaged or of an unknown kind.
             ModelTooLargeError: weights and cache do not fit; nothing was loaded.
-            RequestError: an argument out of range, or a device that is not here.
+            RequestError: an argument out of range, a device that is not here, or a draft model of
+                another vocabulary.
         """
         from codellama.api.loading import open_parts
 
@@ -100,9 +105,16 @@ class CodeLlama:
             threads=threads,
             device=device,
             isa=isa,
+            draft=draft,
             progress=progress,
         )
-        return cls(parts.runner, parts.tokenizer, parts.config, chat_template=parts.chat_template)
+        return cls(
+            parts.runner,
+            parts.tokenizer,
+            parts.config,
+            chat_template=parts.chat_template,
+            draft=parts.draft,
+        )
 
     @property
     def context(self) -> int:

@@ -45,11 +45,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts. Of the prompt, `cached_tokens` were found computed."""
+    """Token counts. Of the prompt, `cached_tokens` were found computed; `accepted_tokens` of the
+    `drafted_tokens` that speculation guessed were right.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    drafted_tokens: int = field(default=0, compare=False)
+    accepted_tokens: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,13 @@ class Answer:
             text="".join(self.pieces),
             tokens=self.tokens,
             finish_reason="stop" if self.stream.stopped else output.finish_reason,
-            usage=Usage(output.prompt_tokens, len(self.tokens), output.cached_tokens),
+            usage=Usage(
+                output.prompt_tokens,
+                len(self.tokens),
+                output.cached_tokens,
+                output.drafted,
+                output.accepted,
+            ),
             logprobs=None if output.logprobs is None else self.logprobs,
             seed=output.seed,
         )

@@ -34,12 +34,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a CodeLlama is made of."""
+    """What a CodeLlama is made of; `draft` runs its draft model, if it has one."""
 
     runner: Runner
     tokenizer: Tokenizer
     config: ModelConfig
     chat_template: str | None
+    draft: Runner | None = None
 
 
 def open_parts(
@@ -50,6 +51,7 @@ def open_parts(
     device: str,
     isa: str | None,
     progress: Progress | None,
+    draft: str | os.PathLike[str] | None = None,
     cache_tokens: int | None = None,
 ) -> Parts:
     """See CodeLlama.load.
@@ -71,7 +73,36 @@ def open_parts(
     tokenizer = model_file.tokenizer()
     n_blocks = None if cache_tokens is None else -(-max(length, cache_tokens) // BLOCK_SIZE)
     runner = _runner(model_file, length, device, threads, isa, progress, n_blocks)
-    return Parts(runner, tokenizer, model_file.config, model_file.chat_template)
+    small = None
+    if draft is not None:
+        small = _draft_runner(draft, tokenizer, runner.vocab_size, length, device, threads, isa)
+    return Parts(runner, tokenizer, model_file.config, model_file.chat_template, small)
+
+
+def _draft_runner(
+    name_or_path: str | os.PathLike[str],
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    context: int,
+    device: str,
+    threads: int | None,
+    isa: str | None,
+) -> Runner:
+    """A draft model; its ids must mean what the large model's do."""
+    from codellama.hub import resolve
+    from codellama.weights.load import check_memory, open_model
+
+    model_file = open_model(resolve(name_or_path))
+    own, known = model_file.tokenizer(), tokenizer.vocab_size
+    same = model_file.config.vocab_size == vocab_size and own.vocab_size == known
+    if not same or any(own.piece(id) != tokenizer.piece(id) for id in range(known)):
+        raise RequestError(
+            f"{model_file.config.name} cannot draft: its vocabulary is not the large model's"
+        )
+    length = min(context, model_file.config.context)
+    if device == "cpu":
+        check_memory(model_file, length)
+    return _runner(model_file, length, device, threads, isa, None, None)
 
 
 def _runner(

@@ -17,10 +17,19 @@ from time import perf_counter
 import numpy as np
 
 from codellama.engine.kv_pool import KVPool, blocks_for
+from codellama.engine.request import SamplingParams
 from codellama.engine.runner import BLOCK_SIZE, Batch, Logits, Runner
-from codellama.engine.speculate import DEEPEST, Rate, StepCost, best_depth
+from codellama.engine.speculate import (
+    DEEPEST,
+    Drafter,
+    FirstOf,
+    PromptLookup,
+    Rate,
+    StepCost,
+    best_depth,
+)
 
-__all__ = ["DraftModel", "ModelDrafter"]
+__all__ = ["DraftModel", "ModelDrafter", "Speculation"]
 
 LIKELY = 0.7  # prior of a small model's token being the large one's
 CHUNK = 512  # prompt tokens computed at once
@@ -127,3 +136,22 @@ class ModelDrafter:
         if missing > 0:
             self._blocks.extend(self._model.pool.allocate(missing))
         return True
+
+
+class Speculation:
+    """Who drafts for a request: prompt lookup where it is asked for, then the draft model, if any.
+
+    Attributes:
+        cost: of the large model's steps; its engine reports them.
+    """
+
+    def __init__(self, draft: Runner | None, clock: Callable[[], float]) -> None:
+        self.cost = StepCost()
+        self.model = None if draft is None else DraftModel(draft, self.cost, clock=clock)
+
+    def drafter(self, params: SamplingParams) -> Drafter | None:
+        """For one sample; None where nothing is to be drafted."""
+        if params.speculate is False or (params.speculate is None and self.model is None):
+            return None
+        lookup = PromptLookup(self.cost)
+        return lookup if self.model is None else FirstOf(lookup, self.model.drafter())

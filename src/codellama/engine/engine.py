@@ -27,14 +27,13 @@ import numpy as np
 
 from codellama.engine import saved_prefixes
 from codellama.engine.batch import Run, assemble, run_alone
-from codellama.engine.draft_model import DraftModel
+from codellama.engine.draft_model import Speculation
 from codellama.engine.kv_pool import KVPool, blocks_for
 from codellama.engine.live import Draw, LiveRequest
 from codellama.engine.request import FinishReason, Output, Request, SamplingParams, TokenEvent
 from codellama.engine.runner import BLOCK_SIZE, Batch, Logits, Runner
 from codellama.engine.scheduler import Scheduler, SchedulerConfig
 from codellama.engine.sequence import Sequence, Slot
-from codellama.engine.speculate import Drafter, FirstOf, PromptLookup, StepCost
 from codellama.errors import CodeLlamaError, ContextOverflowError, RequestError
 
 __all__ = ["Engine", "EngineStatus"]
@@ -97,10 +96,7 @@ class Engine:
         pool = KVPool(self._runner.n_blocks, self._runner.copy_block, caching=self._prefix_cache)
         self._scheduler = Scheduler(pool, self._config, self._draft)
         self._live: dict[int, LiveRequest] = {}
-        self._cost = StepCost()
-        self._draft_model = None
-        if self._draft_runner is not None:
-            self._draft_model = DraftModel(self._draft_runner, self._cost, clock=self._clock)
+        self._speculation = Speculation(self._draft_runner, self._clock)
 
     @property
     def idle(self) -> bool:
@@ -280,16 +276,9 @@ class Engine:
             seed=_seed(params),
             stop_ids=params.stop_ids if params.ignore_eos else params.stop_ids | self._stop_ids,
             inbox=inbox,
-            drafter=lambda: self._drafter(params),
+            drafter=lambda: self._speculation.drafter(params),
         )
         return self._last_id
-
-    def _drafter(self, params: SamplingParams) -> Drafter | None:
-        """For one sample: prompt lookup where it is asked for, then the draft model, if any."""
-        if params.speculate is False or (params.speculate is None and self._draft_model is None):
-            return None
-        lookup = PromptLookup(self._cost)
-        return FirstOf(lookup, self._draft_model.drafter()) if self._draft_model else lookup
 
     def _step(self) -> list[TokenEvent]:
         try:
@@ -308,7 +297,7 @@ class Engine:
         begin = self._clock()
         logits_RV = self._runner.run(batch)
         if all(slot.count == 1 for slot in plan):  # decoding and drafts only
-            self._cost.observe(len(batch.tokens_T), self._clock() - begin)
+            self._speculation.cost.observe(len(batch.tokens_T), self._clock() - begin)
         return logits_RV
 
     def _sample(self, plan: list[Slot], logits_RV: Logits) -> list[list[Draw]]:

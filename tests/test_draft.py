@@ -49,5 +49,5 @@ def test_a_model_drafts_rightly_for_itself(files: dict[str, Path]) -> None:
 
 
 def test_another_vocabulary(files: dict[str, Path]) -> None:
-    with pytest.raises(RequestError, match="other cannot draft: its vocabulary"):
+    with pytest.raises(RequestError, match="cannot draft: its vocabulary is not the large"):
         CodeLlama.load(files["large"], draft=files["other"], threads=1)

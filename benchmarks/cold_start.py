@@ -37,14 +37,15 @@ def start(command: list[str], text: str) -> tuple[float, float]:
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(text.encode())
     process.stdin.close()
-    while (byte := process.stdout.read(1)) and byte.isspace():
-        pass
-    seconds = time.perf_counter() - begin
+    with process.stdout as pipe:
+        while (byte := pipe.read(1)) and byte.isspace():
+            pass
+        seconds = time.perf_counter() - begin
+        pipe.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     if not byte:
         sys.exit(f"{command[0]} printed nothing")
-    process.stdout.read()
-    _, _, usage = os.wait4(process.pid, 0)
-    process.returncode = 0
     return seconds, usage.ru_maxrss / 1000
 
 

@@ -1,0 +1,48 @@
+"""The scripts behind claims: rounds are kept between calls, results written, starts timed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import cold_start
+import speed
+from codellama.bench import machine
+from codellama.bench.cases import parse_cases
+from codellama.bench.peer import Peer
+from codellama.bench.session import Session
+
+
+def test_rounds_add_up_over_calls(
+    tiny: Path, peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = machine.Machine("a processor", 2, 8 << 30, 1, 1e10, 1 << 20, 2e10, {})
+    monkeypatch.setattr(speed, "measure_machine", lambda threads, working_set: fixed)
+    monkeypatch.setattr(speed, "RESULTS", tmp_path / "results")
+    session = Session(tiny, parse_cases("tg2"), 1, peers=(peer,))
+    keep = tmp_path / "rounds"
+    first = speed.measure(session, 1, keep)
+    second = speed.measure(session, 2, keep)
+    assert (len(first.rounds), len(second.rounds)) == (1, 3)
+    assert second.rounds[0] == first.rounds[0]
+    speed.write(second, "tiny", ["a note"])
+    (written,) = (tmp_path / "results").glob("*-tiny.json")
+    found = json.loads(written.read_text())
+    assert found["notes"] == ["a note"]
+    assert found["rows"][0]["peers"]["llama.cpp"]["rate"] == 50.0
+    assert "| tg2 |" in written.with_suffix(".md").read_text()
+
+
+def test_a_start_is_timed_to_the_first_visible_byte() -> None:
+    code = "import time; print(' ', flush=True); time.sleep(0.2); print(input()); time.sleep(0.2)"
+    seconds, peak_mb = cold_start.start([sys.executable, "-c", code], "hello\n")
+    assert seconds >= 0.2
+    assert 5 < peak_mb < 1000
+
+
+def test_a_start_without_output_is_an_error() -> None:
+    with pytest.raises(SystemExit, match="printed nothing"):
+        cold_start.start([sys.executable, "-c", "pass"], "")

@@ -13,6 +13,7 @@ from codellama.engine.request import SamplingParams
 from codellama.engine.runner import Logits
 from codellama.engine.sampling import Sampler, candidates, token_logprob, uniform
 from codellama.errors import ModelFileError, RequestError
+from codellama.native import rows as native_rows
 
 V = 1000
 
@@ -53,7 +54,13 @@ def obvious(logits_V: Logits, params: SamplingParams) -> dict[int, float]:
 @given(rows, params)
 @settings(deadline=None, max_examples=300)
 def test_cuts_agree_with_the_obvious_version(logits_V: Logits, params: SamplingParams) -> None:
-    ids_C, weights_C = candidates(logits_V, params, float(logits_V.max()))
+    peak = float(logits_V.max())
+    if 0 < params.top_k < len(logits_V):
+        ids_C, weights_C = candidates(logits_V, params, peak)
+    else:
+        cuts = (params.temperature, params.top_p, params.min_p)
+        ids_C, weights_C = native_rows.nucleus(logits_V, peak, *cuts)
+        weights_C = weights_C.astype(np.float64)
     got = dict(zip(ids_C.tolist(), (weights_C / weights_C.sum()).tolist(), strict=True))
     want = obvious(logits_V, params)
     # On the edge of top_p a rounding may keep or drop one of several equal tokens more.
@@ -69,7 +76,7 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_it() -> None:
     """Four equal tokens: a half is two of them, a little more is three."""
     logits_V = np.ones(4, np.float32)
     for top_p, kept in ((0.5, 2), (0.51, 3), (0.0, 1), (0.25, 1)):
-        ids_C, _weights_C = candidates(logits_V, SamplingParams(temperature=1.0, top_p=top_p), 1.0)
+        ids_C, _weights_C = native_rows.nucleus(logits_V, 1.0, 1.0, top_p, 0.0)
         assert ids_C.tolist() == list(range(kept))
 
 

@@ -66,6 +66,19 @@ def test_draw_never_takes_weight_0(logits: np.ndarray, share: float) -> None:
 
 
 @pytest.mark.parametrize("n", LENGTHS)
+def test_draws_with_cuts_are_draws_from_the_nucleus(n: int) -> None:
+    logits = row(n, 4)
+    peak = float(logits.max())
+    for top_p, min_p in ((0.9, 0.0), (0.3, 0.0), (1.0, 0.05), (0.99, 0.01), (0.0, 0.0)):
+        ids, weights = rows.nucleus(logits, peak, 0.8, top_p, min_p)
+        sums = weights.astype(np.float64).cumsum()
+        for share in [*np.random.default_rng(n).random(50), 0.0, 1 - 2**-53]:
+            token = rows.draw(logits, peak, 0.8, float(share), top_p=top_p, min_p=min_p)
+            point = min(share * sums[-1], np.nextafter(sums[-1], 0))
+            assert token == ids[int(sums.searchsorted(point, side="right"))]
+
+
+@pytest.mark.parametrize("n", LENGTHS)
 def test_log_sum_exp(n: int) -> None:
     logits = row(n, 2)
     values = logits.astype(np.float64)

@@ -97,8 +97,9 @@ class Sampler:
         position = len(tokens) - n_prompt if position is None else position
         share = uniform(self._seed, self._index, position)
         peak = float(logits_V[likeliest])
-        if not cuts(params, len(logits_V)):
-            return rows.draw(logits_V, peak, params.temperature, share)
+        if not 0 < params.top_k < len(logits_V):
+            cuts = {"top_p": params.top_p, "min_p": params.min_p}
+            return rows.draw(logits_V, peak, params.temperature, share, **cuts)
         ids_C, weights_C = candidates(logits_V, params, peak)
         return int(ids_C[pick(weights_C, share)])
 
@@ -155,18 +156,9 @@ def penalize(logits_V: Logits, tokens: list[int], params: SamplingParams) -> Log
     return out_V
 
 
-def cuts(params: SamplingParams, vocab_size: int) -> bool:
-    """Whether any token is cut off before the draw."""
-    return 0 < params.top_k < vocab_size or params.top_p < 1.0 or params.min_p > 0.0
-
-
 def candidates(logits_V: Logits, params: SamplingParams, peak: float) -> tuple[Ids, Float64]:
-    """What survives the cuts: ids, and their weights exp((logit − peak) / temperature)."""
-    if not 0 < params.top_k < len(logits_V):
-        ids_C, light_C = rows.nucleus(
-            logits_V, peak, params.temperature, params.top_p, params.min_p
-        )
-        return ids_C, light_C.astype(np.float64)
+    """The top_k tokens that survive the other cuts, too, likeliest first, and their weights
+    exp((logit − peak) / temperature)."""
     ids_C = rows.top(logits_V, params.top_k)
     weights_C = np.exp((logits_V[ids_C].astype(np.float64) - peak) / params.temperature)
     if params.top_p < 1.0:

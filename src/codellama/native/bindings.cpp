@@ -91,10 +91,10 @@ int nucleus_of(In<float, 1> logits, float peak, float temperature, double top_p,
     return nucleus(logits.data(), static_cast<int>(n), peak, temperature, top_p, min_p, ids.data(), weights.data());
 }
 
-int draw_of(In<float, 1> logits, float peak, float temperature, double share) {
+int draw_of(In<float, 1> logits, float peak, float temperature, double top_p, float min_p, double share) {
     require(logits.shape(0) > 0, "the row is empty");
     require(temperature > 0, "the temperature must be positive");
-    return draw(logits.data(), static_cast<int>(logits.shape(0)), peak, temperature, share);
+    return draw(logits.data(), static_cast<int>(logits.shape(0)), peak, temperature, top_p, min_p, share);
 }
 
 double log_sum_exp_of(In<float, 1> logits, float peak) {
@@ -200,7 +200,8 @@ NB_MODULE(_native, m) {
     m.def("top", &top_ids, array("values"), nb::arg("k"), array("ids"));
     m.def("nucleus", &nucleus_of, array("logits"), nb::arg("peak"), nb::arg("temperature"), nb::arg("top_p"),
           nb::arg("min_p"), array("ids"), array("weights"));
-    m.def("draw", &draw_of, array("logits"), nb::arg("peak"), nb::arg("temperature"), nb::arg("share"));
+    m.def("draw", &draw_of, array("logits"), nb::arg("peak"), nb::arg("temperature"), nb::arg("top_p"),
+          nb::arg("min_p"), nb::arg("share"));
     m.def("log_sum_exp", &log_sum_exp_of, array("logits"), nb::arg("peak"));
     m.def("peak_instructions", &peak_instructions);
     m.def("peak_rate", &peak_rate, nb::arg("instruction"), nb::arg("n_threads"), nb::arg("seconds"), Unlocked());

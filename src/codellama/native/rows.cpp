@@ -21,6 +21,7 @@ namespace codellama {
 namespace {
 
 constexpr int kLanes = 16, kRowChunk = 64;
+constexpr float kLight = 1e-3f;
 
 // 2^x for x ≤ 0, 0 below 2^-125: 2^n · p(f) with |f| ≤ ½, p of degree 5 with p(0) = 1 and a relative error of 1e-7.
 INLINE float exp2_negative(float x) {
@@ -182,9 +183,29 @@ int exponent(float weight) {
     return static_cast<int>(std::min<uint32_t>(bits >> 23, 127));
 }
 
+// Among what `nucleus` keeps.
+int draw_kept(const float* logits, int n, float peak, float temperature, double top_p, float min_p, double share) {
+    thread_local std::vector<int32_t> ids;
+    thread_local std::vector<float> weights;
+    ids.resize(static_cast<size_t>(n));
+    weights.resize(static_cast<size_t>(n));
+    const int count = nucleus(logits, n, peak, temperature, top_p, min_p, ids.data(), weights.data());
+    double total = 0, before = 0;
+    for (int i = 0; i < count; ++i) total += weights[static_cast<size_t>(i)];
+    int last = 0;
+    for (int i = 0; i < count; ++i) {
+        const double weight = weights[static_cast<size_t>(i)];
+        if (weight > 0) last = i;
+        before += weight;
+        if (before > share * total && weight > 0) break;
+    }
+    return ids[static_cast<size_t>(last)];
+}
+
 }  // namespace
 
-int draw(const float* logits, int n, float peak, float temperature, double share) {
+int draw(const float* logits, int n, float peak, float temperature, double top_p, float min_p, double share) {
+    if (top_p < 1 || min_p > 0) return draw_kept(logits, n, peak, temperature, top_p, min_p, share);
     const Weights& w = weigh(logits, n, peak, temperature);
     const double point = share * w.total;
     double before = 0;
@@ -231,8 +252,15 @@ int nucleus(const float* logits, int n, float peak, float temperature, double to
     const float* each = w.each.data();
     const double mass = top_p < 1 ? top_p * w.total : INFINITY;
     // Tokens below (total − mass) / n weigh less, all together, than what may be left out: the others hold the mass.
-    const double spare = top_p < 1 ? (w.total - mass) / n * (1 - 1e-6) : 0.0;
-    const int count = passes().at_least(each, n, std::max(min_p, static_cast<float>(spare)), ids);
+    // Most often far fewer do, and those below a thousandth of the likeliest one need not be looked at.
+    const float spare = top_p < 1 ? static_cast<float>((w.total - mass) / n * (1 - 1e-6)) : 0.0f;
+    int count = 0;
+    for (const float bound : {std::max(spare, kLight), spare}) {
+        count = passes().at_least(each, n, std::max(min_p, bound), ids);
+        double found = 0;
+        for (int i = 0; i < count; ++i) found += each[ids[i]];
+        if (found >= mass || min_p >= bound || bound == spare) break;
+    }
     // Masses by power of two tell in which one the sum is reached; only there tokens must be sorted.
     double masses[128] = {};
     for (int i = 0; i < count; ++i) masses[exponent(each[ids[i]])] += each[ids[i]];

@@ -11,8 +11,9 @@ namespace codellama {
 // All take the largest of the logits (`peak`) and weigh a token exp((logit − peak) / temperature), to a relative error
 // of 3e-6 where that is above e^-20, and 0 below 2^-125. n ≥ 1, temperature > 0, logits without NaN.
 
-// The token at which running sums of the weights exceed `share`, from [0, 1), of their total. Never one of weight 0.
-int draw(const float* logits, int n, float peak, float temperature, double share);
+// The token at which running sums of the weights exceed `share`, from [0, 1), of their total, by rising id, over what
+// `nucleus` would keep. Never one of weight 0.
+int draw(const float* logits, int n, float peak, float temperature, double top_p, float min_p, double share);
 
 // log Σ exp(logits), to an error of 1e-6.
 double log_sum_exp(const float* logits, int n, float peak);

@@ -19,12 +19,21 @@ Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 
 
-def draw(logits_V: Float32, peak: float, temperature: float, share: float) -> int:
-    """The token at which running sums of the weights exceed `share`, from [0, 1), of their total.
+def draw(
+    logits_V: Float32,
+    peak: float,
+    temperature: float,
+    share: float,
+    *,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> int:
+    """The token at which running sums of the weights exceed `share`, from [0, 1), of their total:
+    by rising id, over what `nucleus` keeps.
 
     Never one of weight 0. Raises ValueError for a temperature that is not positive.
     """
-    return _native.draw(logits_V, peak, temperature, share)
+    return _native.draw(logits_V, peak, temperature, top_p, min_p, share)
 
 
 def top(values_V: Float32, k: int) -> Int32:

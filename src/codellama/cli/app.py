@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from codellama.cli import evaluation, generate, models
+from codellama.cli import corpus, evaluation, generate, models, specialize
 from codellama.cli import serve as serving
 from codellama.cli.bench import bench
 
@@ -208,6 +208,9 @@ app.command()(evaluation.evaluate)
 app.command()(evaluation.report)
 app.command()(evaluation.contamination)
 app.command()(bench)
+app.command()(specialize.specialize)
+app.command()(specialize.plan)
+app.add_typer(corpus.app, name="corpus")
 
 
 @app.command()

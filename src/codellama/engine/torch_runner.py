@@ -15,39 +15,10 @@ import torch
 from torch import Tensor
 
 from codellama.engine.runner import BLOCK_SIZE, Batch, Logits
-from codellama.engine.source import TensorSource
-from codellama.errors import ModelFileError
 from codellama.model.llama import Block, Llama, rope_angles
-from codellama.weights.blocks import check_finite, dequantize
+from codellama.weights.torch_model import load_llama
 
 __all__ = ["TorchRunner", "load_llama"]
-
-_ROPE_FACTORS = "rope_freqs.weight"
-
-
-def load_llama(
-    source: TensorSource, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> Llama:
-    """The dequantized model on a device. Raises ModelFileError for missing, extra or misshapen
-    tensors and for NaN.
-    """
-    with torch.device("meta"):
-        model = Llama(source.config)
-    state = {}
-    for name in source.names:
-        tensor = source.tensor(name)
-        check_finite(tensor)
-        values = torch.from_numpy(np.array(dequantize(tensor)))
-        if name == _ROPE_FACTORS:
-            model.rope_factors = values.to(device)
-        else:
-            state[name] = values.to(device, dtype)
-    try:
-        model.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())
-        raise ModelFileError(f"{source.config.name}: {problem}") from None
-    return model.eval().requires_grad_(False)
 
 
 class TorchRunner:

@@ -27,6 +27,7 @@ _LLAMA3 = (
 _FIM_PIECES = (
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<PRE>", "<SUF>", "<MID>"),
 )
 
 
@@ -92,7 +93,7 @@ class ByteLevelTokenizer(Tokenizer):
     def _find_infill(self) -> InfillIds | None:
         for names in _FIM_PIECES:
             pre, suf, mid = (self.special.get(name) for name in names)
-            found = _infill_ids(pre, suf, mid, self.eos_id)
+            found = _infill_ids(pre, suf, mid, self.special.get("<EOT>", self.eos_id))
             if found is not None:
                 return found
         return None

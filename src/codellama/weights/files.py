@@ -24,7 +24,15 @@ import numpy as np
 from codellama.errors import ModelFileError, NotFoundError
 from codellama.weights.tensor import Bytes
 
-__all__ = ["atomic_folder", "map_file", "parse_json", "read_bounded", "read_json", "synced_write"]
+__all__ = [
+    "atomic_file",
+    "atomic_folder",
+    "map_file",
+    "parse_json",
+    "read_bounded",
+    "read_json",
+    "synced_write",
+]
 
 _JSON_LIMIT = 64 << 20  # tokenizer.json of a 256k vocabulary is 34 MB; everything else is far less
 
@@ -120,6 +128,24 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def atomic_file(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when it is whole and on the disk.
+
+    Raises ModelFileError when it cannot be written; nothing is left behind then.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        synced_write(draft, data)
+        draft.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def synced_write(path: Path, data: bytes) -> None:

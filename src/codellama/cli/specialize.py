@@ -1,0 +1,267 @@
+"""`specialize` and `plan`: Figure 2 of the paper from the command line.
+
+Puts names (hub), recipes (specialize) and what people see together. PyTorch is imported when a verb
+runs.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from codellama.cli.output import human_bytes, table
+from codellama.errors import RequestError
+
+if TYPE_CHECKING:
+    from codellama.specialize.recipe import Profile, Recipe
+    from codellama.specialize.stages import Pipeline
+    from codellama.specialize.trainer import StepRecord, Trainer
+
+__all__ = ["plan", "specialize"]
+
+RecipeName = Annotated[str, typer.Argument(help="smol-135m, codellama-7b-base, …")]
+ProfileName = Annotated[str, typer.Option("--profile", help="laptop, gpu, h100x8, …")]
+
+
+def specialize(
+    recipe: RecipeName,
+    corpus: Annotated[Path, typer.Argument(help="A folder made by `codellama corpus build`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; resumes there.")],
+    profile: ProfileName = "laptop",
+    base: Annotated[
+        str | None, typer.Option(help="Model to start from.", show_default="the recipe's")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Tokens of every stage.", show_default="the recipe's")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so long; the same command goes on.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the result: a .gguf file or a folder.")
+    ] = None,
+    type: Annotated[str, typer.Option("--type", "-t", help="Of a .gguf export.")] = "Q8_0",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+) -> None:
+    """Make a Code Llama of a general Llama: code with infilling, Python, long context, instruct.
+
+    Stopped at any moment, the same command goes on where it was, to the bit.
+
+    Example: codellama specialize smol-135m ./corpus --out ./run --export smol.gguf
+    """
+    _needs_torch()
+    from codellama.cli.generate import DEFAULT_MODEL
+    from codellama.hub import resolve
+    from codellama.specialize.corpus.build import load_corpus
+    from codellama.specialize.dataset import Document
+    from codellama.specialize.run import run_pipeline
+    from codellama.specialize.stages import pipeline as find_pipeline
+    from codellama.specialize.stages import profile as find_profile
+
+    chosen = _with_tokens(find_pipeline(recipe), tokens)
+    machine = replace(find_profile(profile), threads=threads)
+    sets = {
+        name: [Document(r.id, r.text, r.language) for r in records]
+        for name, records in load_corpus(corpus).items()
+    }
+    view = _View(machine)
+    outcome = run_pipeline(
+        chosen, machine, resolve(base or chosen.base or DEFAULT_MODEL), sets, out,
+        seconds=None if minutes is None else 60 * minutes,
+        on_stage=view.stage, on_step=view.step, on_warning=view.warn,
+    )  # fmt: skip
+    view.close()
+    _draw(chosen, out, view)
+    if not outcome.finished or outcome.model is None:
+        print(f"stopped: the same command goes on from {out}")
+        return
+    for result in outcome.results:
+        rows = [
+            (
+                name,
+                f"{s['before']:.4f}",
+                f"{s['after']:.4f}",
+                f"{s['after'] / s['before'] - 1:+.1%}",
+            )
+            for name, s in result["bits_per_byte"].items()
+        ]
+        if rows:
+            print(table(rows, (f"bits per byte, {result['stage']}", "before", "after", "")))
+    if export is not None:
+        _export(outcome.model, export, type)
+
+
+def plan(
+    recipe: RecipeName,
+    profile: ProfileName = "laptop",
+    devices: Annotated[
+        int | None, typer.Option(help="How many.", show_default="the profile's mesh")
+    ] = None,
+    peak: Annotated[
+        float | None, typer.Option(help="TFLOP/s of one device.", show_default="989, or measured")
+    ] = None,
+    share: Annotated[float, typer.Option(help="Share of the peak that is reached.")] = 0.40,
+    memory: Annotated[float, typer.Option(help="GB of one device.")] = 80.0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """What a recipe costs before anything is spent: hours, memory, disk, losses to failures.
+
+    Example: codellama plan codellama-7b-base --profile h100x512
+    """
+    _needs_torch()
+    from codellama.model.config import PUBLISHED
+    from codellama.specialize.plan import H100, plan_stage
+    from codellama.specialize.stages import pipeline as find_pipeline
+    from codellama.specialize.stages import profile as find_profile
+
+    chosen, machine_profile = find_pipeline(recipe), find_profile(profile)
+    config = PUBLISHED[chosen.base]
+    count = devices or _devices(machine_profile)
+    if count < 1 or not 0 < share <= 1 or memory <= 0 or (peak is not None and peak <= 0):
+        raise RequestError("devices, peak and memory must be positive, share between 0 and 1")
+    flops = peak * 1e12 if peak else (H100.peak if machine_profile.device == "cuda" else _peak())
+    machine = replace(H100, peak=flops, share=share, devices=count, memory=memory * 1e9)
+    plans = [plan_stage(config, stage, machine_profile, machine) for stage in chosen.stages]
+    if json:
+        print(json_module.dumps({"recipe": recipe, "stages": [asdict(p) for p in plans]}))
+        return
+    rows = [
+        (
+            p.name, f"{p.tokens:.3g}", f"{p.steps:,}", f"{p.tokens_per_second:,.0f}",
+            f"{p.hours:,.1f}", f"{p.device_hours:,.0f}",
+            f"{human_bytes(p.device_bytes)}{'' if p.fits else ' (too much)'}",
+            human_bytes(p.disk_bytes), f"{p.checkpoint_minutes:.0f}", f"{p.waste:.1%}",
+        )
+        for p in plans
+    ]  # fmt: skip
+    header = (
+        "stage", "tokens", "steps", "tokens/s", "hours", "device-hours", "memory each", "disk",
+        "checkpoint every (min)", "lost to failures",
+    )  # fmt: skip
+    print(f"{count} device{'s' if count > 1 else ''} of {flops / 1e12:,.3g} TFLOP/s at {share:.0%}")
+    print(table(list(zip(header, *rows, strict=True)), ("", *["" for _ in rows])))
+
+
+def _devices(profile: Profile) -> int:
+    count = 1
+    for _, size in profile.mesh:
+        count *= size
+    return count
+
+
+def _peak() -> float:
+    from codellama.specialize.speed import matmul_peak
+
+    return matmul_peak("bfloat16")
+
+
+def _with_tokens(pipeline: Pipeline, tokens: int | None) -> Pipeline:
+    if tokens is None:
+        return pipeline
+    if tokens < 1:
+        raise RequestError(f"--tokens is {tokens}: it must be positive")
+
+    def shorter(stage: Recipe) -> Recipe:
+        return replace(stage, tokens=max(tokens, stage.sequence))
+
+    return replace(pipeline, stages=tuple(map(shorter, pipeline.stages)))
+
+
+def _needs_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise RequestError("training needs PyTorch: pip install 'codellama[train]'") from None
+
+
+def _export(model: Path, target: Path, type: str) -> None:
+    from codellama.weights.export import export_hf, quantize_model
+    from codellama.weights.load import open_model
+
+    source = open_model(model)
+    if target.suffix == ".gguf":
+        quantize_model(source, target, type)
+    else:
+        export_hf(source, target, dtype="BF16")
+    print(f"{target} is written")
+
+
+def _draw(pipeline: Pipeline, out: Path, view: _View) -> None:
+    from codellama.specialize.plot import plot_log
+
+    for stage in pipeline.stages:
+        log = out / stage.name / "log.jsonl"
+        if log.is_file():
+            try:
+                plot_log(log, log.with_name("loss.svg"))
+            except RequestError as error:
+                view.warn(str(error))
+
+
+class _View:
+    """A bar on a terminal, a line every tenth elsewhere; on stderr."""
+
+    def __init__(self, profile: Profile) -> None:
+        import sys
+
+        self._file, self._profile = sys.stderr, profile
+        self._bar: Any = None
+        self._task: Any = None
+        self._trainer: Trainer | None = None
+        self._shown = -1
+        self._flops = self._limit = 0.0
+
+    def stage(self, recipe: Recipe, trainer: Trainer) -> None:
+        from codellama.specialize.plan import flops_per_token
+        from codellama.specialize.speed import matmul_peak
+
+        self._trainer, self._shown = trainer, -1
+        self._limit = matmul_peak(self._profile.dtype, self._profile.device)
+        self._flops = flops_per_token(trainer.base.model.config, recipe)
+        self.warn(
+            f"{recipe.name}: {trainer.steps} steps of {recipe.batch_tokens:,} tokens, "
+            f"{trainer.dataset.infilled:.0%} of documents infilled, from step {trainer.step}"
+        )
+        if self._file.isatty():
+            self._start_bar(recipe.name, trainer)
+
+    def _start_bar(self, name: str, trainer: Trainer) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.close()
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[now]}"),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bar = Progress(*columns, console=Console(stderr=True))
+        self._bar.start()
+        self._task = self._bar.add_task(name, total=trainer.steps, completed=trainer.step, now="")
+
+    def step(self, record: StepRecord) -> None:
+        assert self._trainer is not None
+        speed = self._trainer.last_tokens / max(record.seconds, 1e-9)
+        share = speed * self._flops / self._limit
+        now = f"loss {record.loss:.3f}  {speed:,.0f} tok/s  {share:.0%} of peak"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=record.step, now=now)
+            return
+        tenth = 10 * record.step // self._trainer.steps
+        if tenth != self._shown:
+            self._shown = tenth
+            self.warn(f"step {record.step}/{self._trainer.steps}  {now}")
+
+    def warn(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text)
+        else:
+            print(text, file=self._file, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

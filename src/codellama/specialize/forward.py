@@ -1,0 +1,173 @@
+"""The forward and the loss of training, over pieces packed one after another without padding.
+
+The model is model/llama.py's, run layer by layer: positions start anew with every piece and each
+piece attends to itself alone, by one causal attention per piece (a dense mask over a row of 2,048
+would cost four times the attention of four pieces of 512). The loss never holds all logits: 2,048
+tokens of SmolLM2 would need 403 MB in float32.
+
+Shape legend: T tokens of the micro-batch, D dim, V vocabulary, N query heads, K kv heads, H
+head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from codellama.model.llama import Block, Llama, rope_angles
+
+__all__ = ["chunked_loss", "head_weight", "packed_hidden", "positions"]
+
+CHUNK = 512
+"""Tokens whose logits exist at one time: 100 MB in float32 for a vocabulary of 49,152."""
+
+Embed = Callable[[Tensor], Tensor]
+
+
+def positions(lengths: Sequence[int]) -> Tensor:
+    """0, 1, … anew for every piece, int64 [T]."""
+    return torch.cat([torch.arange(length) for length in lengths])
+
+
+def packed_hidden(
+    model: Llama,
+    tokens_T: Tensor,
+    lengths: Sequence[int],
+    *,
+    embed: Embed | None = None,
+    recompute: bool = False,
+) -> Tensor:
+    """Normalized last states [T, D] of pieces of `lengths` tokens each.
+
+    Args:
+        embed: replaces the model's embedding (lora.py trains a few of its rows).
+        recompute: activation checkpointing: keep only each layer's input for the backward pass.
+    """
+    at_T = positions(lengths).to(tokens_T.device)
+    angles_1Th = rope_angles(model.config, at_T, model.rope_factors)[None]
+    x_1TD = (embed or model.tok_embeddings)(tokens_T)[None]
+    for block in model.layers:
+        if recompute and torch.is_grad_enabled():
+            x_1TD = checkpoint(_layer, block, x_1TD, angles_1Th, lengths, use_reentrant=False)
+        else:
+            x_1TD = _layer(block, x_1TD, angles_1Th, lengths)
+    out_TD: Tensor = model.norm(x_1TD[0])
+    return out_TD
+
+
+def _layer(block: Any, x_1TD: Tensor, angles_1Th: Tensor, lengths: Sequence[int]) -> Tensor:
+    assert isinstance(block, Block)
+    q, k, v = block.attention.qkv(block.attention_norm(x_1TD), angles_1Th)
+    if len(lengths) == 1:
+        mixed_1TD = block.attention.attend(q, k, v, None)
+    else:
+        mixed_1TD = block.attention.wo(_attend_pieces(q, k, v, lengths))
+    x_1TD = x_1TD + mixed_1TD
+    out_1TD: Tensor = x_1TD + block.feed_forward(block.ffn_norm(x_1TD))
+    return out_1TD
+
+
+def _attend_pieces(
+    q_1TNH: Tensor, k_1TKH: Tensor, v_1TKH: Tensor, lengths: Sequence[int]
+) -> Tensor:
+    """Causal attention inside every piece, [1, T, N · H]."""
+    grouped = q_1TNH.shape[2] != k_1TKH.shape[2]
+    sizes = list(lengths)
+    outs = [
+        F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
+            is_causal=True, enable_gqa=grouped,
+        ).transpose(1, 2)
+        for q, k, v in zip(
+            *(torch.split(x, sizes, 1) for x in (q_1TNH, k_1TKH, v_1TKH)), strict=True
+        )
+    ]  # fmt: skip
+    return torch.cat(outs, 1).flatten(-2)
+
+
+def head_weight(model: Llama) -> Tensor:
+    """[V, D]: the output matrix, which a tied model shares with its embeddings."""
+    weight: Tensor = (model.tok_embeddings if model.output is None else model.output).weight
+    return weight
+
+
+def chunked_loss(
+    hidden_TD: Tensor,
+    head_VD: Tensor,
+    targets_T: Tensor,
+    weights_T: Tensor,
+    *,
+    rows_RD: Tensor | None = None,
+    row_ids_R: Tensor | None = None,
+    chunk: int = CHUNK,
+) -> Tensor:
+    """Σ weight · cross-entropy over tokens, float32; positions of weight 0 are not computed.
+
+    The gradients are computed with the loss, chunk by chunk, so logits are made once. The sum is
+    left undivided: the trainer divides by the weights of the whole batch.
+
+    Args:
+        rows_RD, row_ids_R: trainable rows of a frozen head, whose values the head already holds.
+    """
+    used = weights_T.nonzero().squeeze(1)
+    if len(used) < len(weights_T):
+        hidden_TD, targets_T, weights_T = hidden_TD[used], targets_T[used], weights_T[used]
+    loss: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
+        hidden_TD, head_VD, rows_RD, targets_T, weights_T, row_ids_R, chunk
+    )
+    return loss
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_TD: Tensor,
+        head_VD: Tensor,
+        rows_RD: Tensor | None,
+        targets_T: Tensor,
+        weights_T: Tensor,
+        row_ids_R: Tensor | None,
+        chunk: int,
+    ) -> Tensor:
+        total = torch.zeros((), device=hidden_TD.device)
+        grad_hidden = torch.empty_like(hidden_TD)
+        grad_head = (
+            torch.zeros_like(head_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        )
+        grad_rows = None if rows_RD is None else torch.zeros_like(rows_RD, dtype=torch.float32)
+        for begin in range(0, len(hidden_TD), chunk):
+            part = slice(begin, begin + chunk)
+            h_cD, weight_c = hidden_TD[part], weights_T[part]
+            logits_cV = F.linear(h_cD, head_VD).float()
+            norm_c = logits_cV.logsumexp(1)
+            at = targets_T[part][:, None]
+            total += (weight_c * (norm_c - logits_cV.gather(1, at)[:, 0])).sum()
+            slope_cV = logits_cV.sub_(norm_c[:, None]).exp_()
+            slope_cV.scatter_add_(1, at, torch.full_like(at, -1, dtype=slope_cV.dtype))
+            slope_cV = slope_cV.mul_(weight_c[:, None]).to(h_cD.dtype)
+            grad_hidden[part] = slope_cV @ head_VD
+            if grad_head is not None:
+                grad_head += slope_cV.T @ h_cD
+            if grad_rows is not None:
+                grad_rows += slope_cV[:, row_ids_R].T.float() @ h_cD.float()
+        ctx.save_for_backward(grad_hidden, grad_head, grad_rows)
+        ctx.dtypes = (head_VD.dtype, None if rows_RD is None else rows_RD.dtype)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, ...]:
+        (slope,) = slopes
+        hidden, head, rows = ctx.saved_tensors
+        head_type, rows_type = ctx.dtypes
+        return (
+            hidden * slope.to(hidden.dtype),
+            None if head is None else (head * slope).to(head_type),
+            None if rows is None else (rows * slope).to(rows_type),
+            None, None, None, None,
+        )  # fmt: skip

@@ -1,0 +1,89 @@
+"""Low-rank adapters (arXiv 2106.09685) on every matrix of the layers, and the few embedding rows of
+new tokens that are trained with them.
+
+`add_lora` freezes the model and puts a LoraLinear in the place of wq, wk, wv, wo, w1, w2, w3. A
+tied model's new rows serve as embedding and as output, as all its rows do. The base may be held in
+bfloat16: export.py adds the products to the base's own file, which that rounding does not touch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codellama.model.llama import Llama
+from codellama.specialize.recipe import Lora
+
+__all__ = ["LoraLinear", "NewRows", "add_lora", "lora_layers"]
+
+_ATTENTION, _FEED_FORWARD = ("wq", "wk", "wv", "wo"), ("w1", "w2", "w3")
+
+
+class LoraLinear(nn.Module):
+    """x·Wᵀ + scale · (x·Aᵀ)·Bᵀ with W frozen; B starts at zero, so the start changes nothing."""
+
+    def __init__(self, base: nn.Linear, lora: Lora, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = base.weight
+        self.scale = lora.scale
+        out, width = base.weight.shape
+        a = torch.empty(lora.rank, width)
+        nn.init.uniform_(a, -1 / math.sqrt(width), 1 / math.sqrt(width), generator=generator)
+        self.a = nn.Parameter(a)
+        self.b = nn.Parameter(torch.zeros(out, lora.rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.linear(F.linear(x, self.a), self.b)
+        return torch.add(F.linear(x, self.weight), low, alpha=self.scale)
+
+    def update(self) -> Tensor:
+        """scale · B·A in float32: what training added to W."""
+        return self.scale * (self.b.float() @ self.a.float())
+
+
+class NewRows(nn.Module):
+    """Trainable rows `ids` of an otherwise frozen embedding."""
+
+    def __init__(self, embeddings: nn.Embedding, ids: Sequence[int]) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.ids = torch.tensor(list(ids))
+        self.rows = nn.Parameter(embeddings.weight.detach()[self.ids].clone())
+        place = torch.full((embeddings.num_embeddings,), -1)
+        place[self.ids] = torch.arange(len(self.ids))
+        self.place = place
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        x_TD: Tensor = self.embeddings(tokens_T)
+        place_T = self.place[tokens_T]
+        hits = (place_T >= 0).nonzero().squeeze(1)
+        if not len(hits):
+            return x_TD
+        return x_TD.index_put((hits,), self.rows[place_T[hits]].to(x_TD.dtype))
+
+    @torch.no_grad()
+    def sync(self) -> None:
+        """Write the rows into the embedding, from which a tied head computes its logits."""
+        self.embeddings.weight[self.ids] = self.rows.to(self.embeddings.weight.dtype)
+
+
+def add_lora(model: Llama, lora: Lora, seed: int) -> None:
+    """Freeze `model` and give every matrix of its layers an adapter."""
+    model.requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for block in model.layers:
+        for module, names in (("attention", _ATTENTION), ("feed_forward", _FEED_FORWARD)):
+            owner = getattr(block, module)
+            for name in names:
+                setattr(owner, name, LoraLinear(getattr(owner, name), lora, generator))
+
+
+def lora_layers(model: Llama) -> Iterator[tuple[str, LoraLinear]]:
+    """(name of the weight in the checkpoint, adapter) of every adapted matrix."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLinear):
+            yield f"{name}.weight", module

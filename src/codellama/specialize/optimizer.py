@@ -1,0 +1,122 @@
+"""AdamW on float32 masters of weights that compute in another type, and the learning rate's course.
+
+The model's trainable parameters hold the compute type; for each of them a float32 master is kept,
+summed gradients are float32, and after every step the master is rounded back into the parameter.
+With a float32 model the masters are the parameters themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codellama.specialize.recipe import Optimizer
+
+__all__ = ["MasterAdamW", "learning_rate"]
+
+
+def learning_rate(config: Optimizer, step: int, steps: int) -> float:
+    """Of step 0 … steps − 1: linear warm-up, then cosine, a plateau with a linear end, or constant.
+
+    >>> o = Optimizer(learning_rate=1.0, warmup=2, final_ratio=0.0)
+    >>> [round(learning_rate(o, s, 6), 3) for s in range(6)]
+    [0.5, 1.0, 1.0, 0.75, 0.25, 0.0]
+    """
+    warmup = min(config.warmup, max(1, steps // 2))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - 1 - warmup)
+    low = config.final_ratio
+    if config.schedule == "constant":
+        share = 1.0
+    elif config.schedule == "cosine":
+        share = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    else:
+        falling = max(0.0, done - (1 - config.decay)) / config.decay if config.decay else 0.0
+        share = 1 - (1 - low) * min(1.0, falling)
+    return config.learning_rate * share
+
+
+class MasterAdamW:
+    """The optimizer of one run.
+
+    Args:
+        parameters: name → trainable parameter, on its device and in the compute type.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], config: Optimizer) -> None:
+        self.config = config
+        self.parameters = dict(parameters)
+        self.masters = {
+            name: p if p.dtype == torch.float32 else nn.Parameter(p.detach().float())
+            for name, p in self.parameters.items()
+        }
+        matrices = [m for m in self.masters.values() if m.dim() >= 2]
+        vectors = [m for m in self.masters.values() if m.dim() < 2]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        self._adam = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.eps,
+            fused=True,
+        )
+
+    def collect(self) -> None:
+        """Add the gradients of a backward pass to the masters' sums, and drop them."""
+        for name, parameter in self.parameters.items():
+            master = self.masters[name]
+            if master is parameter or parameter.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = parameter.grad.float()
+            else:
+                master.grad += parameter.grad
+            parameter.grad = None
+
+    def step(self, rate: float) -> float:
+        """Clip, update, round back into the model, clear; returns the norm before clipping.
+
+        Where the norm is not finite nothing is updated: the caller stops.
+        """
+        masters = list(self.masters.values())
+        norm = float(nn.utils.clip_grad_norm_(masters, self.config.clip))
+        if math.isfinite(norm):
+            for group in self._adam.param_groups:
+                group["lr"] = rate
+            self._adam.step()
+            self.write_back()
+        self._adam.zero_grad(set_to_none=True)
+        return norm
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        for name, parameter in self.parameters.items():
+            if self.masters[name] is not parameter:
+                parameter.copy_(self.masters[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, by name."""
+        tensors = {f"master.{name}": m.detach() for name, m in self.masters.items()}
+        for name, master in self.masters.items():
+            for key, value in self._adam.state.get(master, {}).items():
+                tensors[f"{key}.{name}"] = value
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`. Raises KeyError for a missing tensor."""
+        for name, master in self.masters.items():
+            master.copy_(tensors[f"master.{name}"])
+            state = self._adam.state[master]
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{key}.{name}" in tensors:
+                    state[key] = tensors[f"{key}.{name}"].clone()
+        self.write_back()

@@ -1,0 +1,200 @@
+"""A pipeline from its base to a finished model: stage after stage, each resumed where it stopped,
+with a gate after each.
+
+    RUN/
+    ├── NAME/                one folder a stage: data/, checkpoints/, log.jsonl, loss.svg
+    │   ├── model.gguf       the stage's result, float32: what the next stage starts from
+    │   ├── adapter.safetensors     where the stage trained adapters
+    │   └── result.json      bits per byte before and after
+    └── …
+
+A stage whose result.json is there is done and is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from codellama.errors import CodeLlamaError
+from codellama.specialize.base import Base, load_base
+from codellama.specialize.dataset import Document, build_dataset
+from codellama.specialize.export import save_adapter, trained_model
+from codellama.specialize.measure import score_texts
+from codellama.specialize.recipe import Profile, Recipe
+from codellama.specialize.stages import Pipeline
+from codellama.specialize.trainer import StepRecord, Trainer
+from codellama.weights.export import export_gguf
+from codellama.weights.files import atomic_file, read_json
+
+__all__ = ["GateError", "Outcome", "held_out", "run_pipeline"]
+
+Sets = Mapping[str, Sequence[Document]]
+
+_HELD_OUT = 50  # one document of this many is never trained on
+_SCORED = 200_000  # characters of a kind that are scored before and after
+
+
+class GateError(CodeLlamaError):
+    """A stage cost more than its gate allows; its model is kept, the next stage is not begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Attributes:
+    finished: whether all stages are done; else call again to go on.
+    model: the last stage's file, None while the first is under way.
+    adapter: what it trained, where it trained adapters.
+    """
+
+    finished: bool
+    model: Path | None
+    adapter: Path | None
+    results: tuple[dict[str, Any], ...]
+
+
+def held_out(corpus: Sets) -> tuple[dict[str, list[Document]], dict[str, list[Document]]]:
+    """(to train on, to measure on), by the documents' ids: the same in every run."""
+
+    def kept(document: Document) -> bool:
+        return sum(document.id.encode()) % _HELD_OUT != 0
+
+    train = {name: [d for d in documents if kept(d)] for name, documents in corpus.items()}
+    test = {name: [d for d in documents if not kept(d)] for name, documents in corpus.items()}
+    return train, test
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    profile: Profile,
+    base_path: Path,
+    corpus: Sets,
+    folder: Path,
+    *,
+    seconds: float | None = None,
+    on_stage: Callable[[Recipe, Trainer], None] | None = None,
+    on_step: Callable[[StepRecord], None] | None = None,
+    on_warning: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Run, or go on with, all stages.
+
+    Args:
+        seconds: stop after about so long, with a checkpoint; None runs to the end.
+
+    Raises:
+        GateError: a stage went beyond its gate.
+        DivergedError, RequestError, ModelFileError: as Trainer and build_dataset do.
+    """
+    train, test = held_out(corpus)
+    started = time.monotonic()
+    results: list[dict[str, Any]] = []
+    path = base_path
+    place = folder
+    for recipe in pipeline.stages:
+        place = folder / recipe.name
+        if not (place / "result.json").is_file():
+            left = None if seconds is None else seconds - (time.monotonic() - started)
+            if left is not None and left <= 0:
+                return Outcome(False, None, None, tuple(results))
+            stage = _Stage(recipe, profile, path, train, test, place)
+            if not stage.run(left, on_stage, on_step, on_warning):
+                return Outcome(False, None, None, tuple(results))
+        results.append(read_json(place / "result.json"))
+        _check_gate(pipeline, recipe, results[-1])
+        path = place / "model.gguf"
+    adapter = place / "adapter.safetensors"
+    return Outcome(True, path, adapter if adapter.is_file() else None, tuple(results))
+
+
+@dataclass(slots=True)
+class _Stage:
+    recipe: Recipe
+    profile: Profile
+    start: Path
+    train: Sets
+    test: Sets
+    place: Path
+
+    def run(
+        self,
+        seconds: float | None,
+        on_stage: Callable[[Recipe, Trainer], None] | None,
+        on_step: Callable[[StepRecord], None] | None,
+        on_warning: Callable[[str], None] | None,
+    ) -> bool:
+        """Whether the stage is done."""
+        recipe = self.recipe
+        base = load_base(self.start, infill=recipe.infilling is not None, seed=recipe.seed)
+        change_positions(base, recipe)
+        data = build_dataset(recipe, self.train, base.tokenizer, base.end, self.place / "data")
+        trainer = Trainer(
+            base, recipe, self.profile, data, self.place, on_step=on_step, on_warning=on_warning
+        )
+        if on_stage is not None:
+            on_stage(recipe, trainer)
+        if trainer.train(seconds=seconds) < trainer.steps:
+            return False
+        trainer.finish()
+        self._export(base, trainer)
+        before = self._scores(load_base(self.start, infill=False))
+        after = self._scores(load_base(self.place / "model.gguf", infill=False))
+        result = {
+            "stage": recipe.name, "key": trainer.key, "steps": trainer.steps,
+            "tokens": trainer.tokens, "infilled": data.infilled, "epochs": data.epochs,
+            "bits_per_byte": {k: {"before": before[k], "after": after[k]} for k in before},
+        }  # fmt: skip
+        atomic_file(self.place / "result.json", json.dumps(result, indent=1).encode())
+        return True
+
+    def _export(self, base: Base, trainer: Trainer) -> None:
+        export_gguf(
+            trained_model(base, trainer.new_rows, name=self.recipe.name),
+            self.place / "model.gguf",
+        )
+        if self.recipe.lora is not None:
+            save_adapter(
+                self.place / "adapter.safetensors", base, self.recipe.lora, trainer.new_rows,
+                self.recipe.name,
+            )  # fmt: skip
+
+    def _scores(self, base: Base) -> dict[str, float]:
+        """Bits per byte of held-out documents, by set of the corpus."""
+        scores = {}
+        for name, documents in self.test.items():
+            texts, size = [], 0
+            for document in documents:
+                if document.text and size < _SCORED:
+                    texts.append(document.text)
+                    size += len(document.text)
+            if texts:
+                scores[name] = score_texts(base.model, base.tokenizer, texts).bits_per_byte
+        return scores
+
+
+def change_positions(base: Base, recipe: Recipe) -> None:
+    """Set the RoPE base and the context that a long-context stage trains at (paper §2.4)."""
+    config = base.model.config
+    base.model.config = replace(
+        config,
+        rope_theta=recipe.rope_theta or config.rope_theta,
+        context=recipe.context or config.context,
+    )
+
+
+def _check_gate(pipeline: Pipeline, recipe: Recipe, result: Mapping[str, Any]) -> None:
+    for name in ("nl", "nl_code"):
+        scores = result["bits_per_byte"].get(name)
+        if scores is None:
+            continue
+        rise = scores["after"] / scores["before"] - 1
+        if rise > pipeline.gate.natural_language_rise:
+            raise GateError(
+                f"{recipe.name}: bits per byte of held-out {name} rose by {rise:.1%}, more than "
+                f"{pipeline.gate.natural_language_rise:.0%}: the next stage is not begun "
+                "(lower the learning rate, or give natural language a larger share)"
+            )
+        return

@@ -1,0 +1,276 @@
+"""The loop: rows → loss → gradients → AdamW, with exact resume.
+
+Everything that step s computes follows from the recipe, the corpus, the base and s; a checkpoint
+holds the masters, Adam's moments and s. So a run killed at any moment and resumed gives the very
+losses of one that was not. The loss of a step is Σ weight · cross-entropy over its rows divided by
+the Σ weight of all of them, however they are spread over micro-batches.
+
+Does not draw bars or print: `on_step` gets a record of every step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from codellama.errors import CodeLlamaError, ModelFileError
+from codellama.specialize.base import Base
+from codellama.specialize.checkpoint import latest, load_checkpoint, save_checkpoint
+from codellama.specialize.dataset import Dataset, Row
+from codellama.specialize.forward import chunked_loss, head_weight, packed_hidden
+from codellama.specialize.lora import NewRows, add_lora
+from codellama.specialize.optimizer import MasterAdamW, learning_rate
+from codellama.specialize.recipe import Profile, Recipe
+
+__all__ = ["DivergedError", "StepRecord", "Trainer"]
+
+
+class DivergedError(CodeLlamaError):
+    """The loss or its gradient is no number any more; the last checkpoint is the last good one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One line of log.jsonl. `tokens` counts from the start of the stage."""
+
+    step: int
+    tokens: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+
+
+class Trainer:
+    """One stage under way.
+
+    Args:
+        folder: of the run: checkpoints/ and log.jsonl. None keeps nothing (short experiments).
+        on_step, on_warning: told of every step; of a checkpoint that could not be written.
+
+    Attributes:
+        step: optimizer steps done.
+        steps: of the whole stage.
+        tokens, last_tokens: trained on so far; in the last step.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        recipe: Recipe,
+        profile: Profile,
+        dataset: Dataset,
+        folder: Path | None,
+        *,
+        on_step: Callable[[StepRecord], None] | None = None,
+        on_warning: Callable[[str], None] | None = None,
+    ) -> None:
+        self.base, self.recipe, self.profile, self.dataset = base, recipe, profile, dataset
+        self.folder = folder
+        self._on_step, self._on_warning = on_step, on_warning
+        keep_memory()
+        if profile.threads is not None:
+            torch.set_num_threads(profile.threads)
+        self.device = torch.device(profile.device)
+        self.new_rows = self._prepare()
+        trainable = {n: p for n, p in base.model.named_parameters() if p.requires_grad}
+        if self.new_rows is not None:
+            trainable["new_rows"] = self.new_rows.rows
+        self.optimizer = MasterAdamW(trainable, recipe.optimizer)
+        self.steps = max(1, len(dataset.plan) // recipe.rows)
+        self.step = self.tokens = self.last_tokens = 0
+        self.key = hashlib.sha256(
+            f"{recipe.key}\0{base.model.config}\0{dataset.tokens}\0{len(dataset.plan)}".encode()
+        ).hexdigest()[:16]
+        self._resume()
+
+    def _prepare(self) -> NewRows | None:
+        """Freeze or free the weights, wrap them, and move them into the compute type."""
+        model, recipe = self.base.model, self.recipe
+        dtype = getattr(torch, self.profile.dtype)
+        rows = None
+        if recipe.lora is None:
+            model.requires_grad_(True)
+        else:
+            add_lora(model, recipe.lora, recipe.seed)
+            if self.base.new_ids:
+                rows = NewRows(model.tok_embeddings, self.base.new_ids)
+        model.to(self.device, dtype).train()
+        if rows is not None:
+            rows.to(self.device, dtype)
+        if self.profile.compile:
+            for block in model.layers:
+                block.feed_forward.compile()  # type: ignore[union-attr]
+        return rows
+
+    def train(self, *, until: int | None = None, seconds: float | None = None) -> int:
+        """Steps up to `until` (default: all), or until `seconds` have passed; a checkpoint is
+        written every few minutes and at the end. Returns the steps done in all.
+
+        Raises DivergedError; what was saved before stays.
+        """
+        goal = self.steps if until is None else min(until, self.steps)
+        begin = saved = time.monotonic()
+        while self.step < goal:
+            record = self._train_step()
+            self._log(record)
+            now = time.monotonic()
+            if now - saved > 60 * self.profile.checkpoint_minutes:
+                self.save()
+                saved = now
+            if seconds is not None and now - begin >= seconds:
+                break
+        self.save()
+        return self.step
+
+    def rows(self, step: int) -> list[Row]:
+        """The rows of a step: a pure function, so that a bad step can be looked at again."""
+        count = self.recipe.rows
+        last = len(self.dataset.plan)
+        return [self.dataset.row(i) for i in range(step * count, min((step + 1) * count, last))]
+
+    def _train_step(self) -> StepRecord:
+        began = time.monotonic()
+        rows = self.rows(self.step)
+        rate = learning_rate(self.recipe.optimizer, self.step, self.steps)
+        total = float(sum(_target_weights(row).sum() for row in rows))
+        loss = 0.0
+        for start in range(0, len(rows), self.profile.micro_rows):
+            part = self._loss(rows[start : start + self.profile.micro_rows]) / max(total, 1.0)
+            part.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.collect()
+            loss += float(part.detach())
+        norm = self.optimizer.step(rate) if math.isfinite(loss) else math.nan
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise self._diverged(rows, loss)
+        if self.new_rows is not None:
+            self.new_rows.sync()
+        self.step += 1
+        self.last_tokens = sum(len(row.tokens_T) for row in rows)
+        self.tokens += self.last_tokens
+        return StepRecord(
+            self.step, self.tokens, loss, rate, norm, round(time.monotonic() - began, 3)
+        )
+
+    def _loss(self, rows: list[Row]) -> Tensor:
+        """Σ weight · cross-entropy of the rows; every token is predicted from those before it in
+        its own piece.
+        """
+        model = self.base.model
+        tokens_T = torch.from_numpy(np.concatenate([row.tokens_T for row in rows])).to(self.device)
+        lengths = [length for row in rows for length in row.lengths]
+        hidden_TD = packed_hidden(
+            model, tokens_T, lengths, embed=self.new_rows, recompute=self.profile.recompute
+        )
+        weights_T = torch.from_numpy(np.concatenate([_target_weights(row) for row in rows]))
+        targets_T = tokens_T.roll(-1)
+        return chunked_loss(
+            hidden_TD,
+            head_weight(model),
+            targets_T,
+            weights_T.to(self.device),
+            rows_RD=None if self.new_rows is None else self.new_rows.rows,
+            row_ids_R=None if self.new_rows is None else self.new_rows.ids,
+        )
+
+    def _diverged(self, rows: list[Row], loss: float) -> DivergedError:
+        names = sorted({name for row in rows for name in row.documents})
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        return DivergedError(
+            f"step {self.step + 1}: the loss is {loss}, or its gradient is not finite; training "
+            f"stopped, the last checkpoint is kept. Documents of this step: {shown}"
+        )
+
+    def finish(self) -> None:
+        """Put the float32 masters into the model, for export. No step can follow."""
+        for name, parameter in self.optimizer.parameters.items():
+            parameter.data = self.optimizer.masters[name].data
+
+    # What stays on the disk.
+
+    def save(self) -> None:
+        """A checkpoint of now. A disk that is full is told of, and training goes on."""
+        if self.folder is None:
+            return
+        state = {"key": self.key, "recipe": asdict(self.recipe), "tokens": self.tokens}
+        try:
+            save_checkpoint(
+                self.folder / "checkpoints", self.step, self.optimizer.state(), state,
+                self.profile.keep,
+            )  # fmt: skip
+        except ModelFileError as error:
+            if self._on_warning is None:
+                raise
+            self._on_warning(f"no checkpoint at step {self.step}: {error}")
+
+    def _resume(self) -> None:
+        path = latest(self.folder / "checkpoints") if self.folder is not None else None
+        if path is None:
+            return
+        tensors, state = load_checkpoint(path, self.key)
+        self.optimizer.restore(tensors)
+        if self.new_rows is not None:
+            self.new_rows.sync()
+        self.step, self.tokens = int(state["step"]), int(state["tokens"])
+        self._cut_log()
+
+    def _log(self, record: StepRecord) -> None:
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / "log.jsonl").open("a") as file:
+                file.write(json.dumps(asdict(record)) + "\n")
+        if self._on_step is not None:
+            self._on_step(record)
+
+    def _cut_log(self) -> None:
+        """Steps after the checkpoint will be done, and written, again."""
+        assert self.folder is not None
+        path = self.folder / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= self.step]
+        draft = path.with_suffix(".partial")
+        draft.write_text("".join(line + "\n" for line in kept))
+        os.replace(draft, path)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the log; beyond all steps for a line cut off by a crash."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _target_weights(row: Row) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Weight of every position's *next* token; a piece's last position predicts nothing."""
+    weights_T = np.roll(row.weights_T, -1)
+    weights_T[np.cumsum(row.lengths) - 1] = 0
+    return weights_T
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def keep_memory() -> None:
+    """Ask glibc to keep freed memory: activations of tens of megabytes are allocated anew in every
+    layer, and fresh pages from the system cost as much as what is computed in them.
+    """
+    trim_threshold, mmap_max = -1, -4
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+    except (OSError, AttributeError):
+        return

@@ -1,0 +1,154 @@
+"""What was trained is what is written: GGUF, Hugging Face folders and adapters say the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from codellama.errors import ModelFileError
+from codellama.model.llama import Llama
+from codellama.specialize.base import dead_slots, load_base
+from codellama.specialize.dataset import Document
+from codellama.specialize.export import save_adapter, trained_model
+from codellama.specialize.forward import packed_hidden
+from codellama.specialize.trainer import Trainer
+from codellama.weights.adapter import open_adapted
+from codellama.weights.export import export_gguf, export_hf, quantize_model
+from codellama.weights.load import open_model
+from codellama.weights.torch_model import load_llama
+from tiny_checkpoints import write_hf, write_sentencepiece
+
+from .conftest import TINY
+from .test_trainer import LORA, RECIPE, trainer
+
+IDS = [5, 300, 2, 8, 511, 42, 7]
+
+
+def logits(model: Llama, ids: list[int] = IDS) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([ids]))[0]
+
+
+@pytest.fixture(params=["full", "lora"])
+def trained(request: pytest.FixtureRequest, tiny_base: Path, documents: list[Document]) -> Trainer:
+    recipe = RECIPE if request.param == "full" else LORA
+    run, _ = trainer(tiny_base, documents, None, recipe=recipe)
+    run.train()
+    run.finish()
+    return run
+
+
+def test_every_form_says_what_the_trained_model_says(trained: Trainer, tmp_path: Path) -> None:
+    base = trained.base
+    with torch.no_grad():
+        hidden = packed_hidden(base.model, torch.tensor(IDS), [len(IDS)], embed=trained.new_rows)
+        want = base.model.logits(hidden)
+    model = trained_model(base, trained.new_rows, name="mine")
+    export_gguf(model, tmp_path / "mine.gguf")
+    export_hf(model, tmp_path / "mine", dtype="F32")
+    quantize_model(model, tmp_path / "small.gguf", "Q8_0")
+    for name, bound in (("mine.gguf", 1e-4), ("mine", 1e-4), ("small.gguf", 0.1)):
+        written = open_model(tmp_path / name)
+        assert torch.allclose(logits(load_llama(written)), want, atol=bound), name
+        tokenizer = written.tokenizer()
+        assert tokenizer.infill == base.tokenizer.infill, name
+        assert tokenizer.eot_id in tokenizer.stop_ids
+        assert tokenizer.pieces[tokenizer.eot_id or 0] == "<EOT>"
+        assert tokenizer.encode("<PRE> x<EOT>") == base.tokenizer.encode("<PRE> x<EOT>")
+        assert written.config.infills or name == "mine"
+    # The file differs from the base: it was trained.
+    assert not torch.allclose(logits(load_llama(base.source)), want[:, :512], atol=0.1)
+
+
+def test_the_exported_folder_in_transformers(trained: Trainer, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = trained_model(trained.base, trained.new_rows, name="mine")
+    export_hf(model, tmp_path / "mine", dtype="F32")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "mine").eval()
+    with torch.no_grad():
+        want = theirs(torch.tensor([IDS])).logits[0]
+    ours = load_llama(open_model(tmp_path / "mine"))
+    assert torch.allclose(logits(ours), want, atol=1e-4)
+
+
+DEAD = [512, 513, 514, 515]
+
+
+def dead_base(tiny_base: Path, target: Path) -> Path:
+    """A GGUF base with four control tokens that share one embedding, as SmolLM2's do."""
+    base = load_base(tiny_base, infill=True)
+    rows = base.model.tok_embeddings.weight
+    with torch.no_grad():
+        rows[DEAD] = rows[DEAD[0]].clone()
+    for id in DEAD:
+        base.tokenizer.pieces[id] = f"<unused_{id}>"  # type: ignore[index]
+    base.tokenizer.infill = None
+    export_gguf(trained_model(base, None, name="dead"), target)
+    return target
+
+
+def test_dead_slots_become_sentinels_and_an_adapter_carries_them(
+    tiny_base: Path, documents: list[Document], tmp_path: Path
+) -> None:
+    path = dead_base(tiny_base, tmp_path / "dead.gguf")
+    plain = load_base(path, infill=False)
+    assert dead_slots(plain.tokenizer, plain.model.tok_embeddings.weight) == DEAD
+    run, _ = trainer(path, documents, None, recipe=LORA)
+    assert run.base.new_ids == tuple(DEAD)
+    assert run.base.model.config.vocab_size == 516
+    rows = run.base.model.tok_embeddings.weight[DEAD].float()
+    cosines = torch.nn.functional.cosine_similarity(rows[:, None], rows[None], dim=-1)
+    assert (cosines - torch.eye(4)).max() < 0.9  # apart
+    run.train()
+    run.finish()
+    assert LORA.lora is not None
+    adapter = tmp_path / "adapter.safetensors"
+    save_adapter(adapter, run.base, LORA.lora, run.new_rows, "mine")
+    merged = open_adapted(open_model(path), adapter)
+    export_gguf(merged, tmp_path / "merged.gguf")
+    export_gguf(trained_model(run.base, run.new_rows, name="mine"), tmp_path / "trained.gguf")
+    a, b = (open_model(tmp_path / f"{n}.gguf") for n in ("merged", "trained"))
+    assert torch.allclose(logits(load_llama(a)), logits(load_llama(b)), atol=2e-2)
+    assert a.tokenizer().infill == b.tokenizer().infill == run.base.tokenizer.infill
+    assert a.config == replace(b.config, name=a.config.name)
+
+
+def test_llama_2_s_vocabulary_grows_to_code_llama_s(tmp_path: Path) -> None:
+    config = replace(TINY, tied=False, vocab_size=500)
+    write_hf(tmp_path / "llama", config)
+    write_sentencepiece(tmp_path / "llama", 500)
+    base = load_base(tmp_path / "llama", infill=True)
+    assert base.new_ids == tuple(range(500, 516))
+    assert base.model.config.vocab_size == 516
+    infill = base.tokenizer.infill
+    assert infill is not None
+    assert (infill.pre, infill.suf, infill.mid, infill.eot) == (507, 508, 509, 510)
+    export_gguf(trained_model(base, None, name="grown"), tmp_path / "grown.gguf")
+    grown = open_model(tmp_path / "grown.gguf")
+    assert grown.tokenizer().infill == infill and grown.config.vocab_size == 516
+    was, now = load_llama(base.source), load_llama(grown)
+    assert torch.allclose(logits(was, [4, 5]), logits(now, [4, 5])[:, :500], atol=1e-5)
+
+
+def test_adapters_of_another_base_are_refused(
+    trained: Trainer, tiny_base: Path, tmp_path: Path
+) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"x": np.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelFileError, match="is no adapter"):
+        open_adapted(open_model(tiny_base), tmp_path / "other.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"\x08" + bytes(20))
+    with pytest.raises(ModelFileError, match="is no adapter"):
+        open_adapted(open_model(tiny_base), tmp_path / "broken.safetensors")
+    if LORA.lora is not None and trained.recipe.lora is not None:
+        path = tmp_path / "adapter.safetensors"
+        save_adapter(path, trained.base, LORA.lora, None, "mine")
+        write_hf(tmp_path / "wide", replace(TINY, ffn_dim=96))
+        with pytest.raises(ModelFileError, match="does not fit"):
+            open_adapted(open_model(tmp_path / "wide"), path)

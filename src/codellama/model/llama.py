@@ -13,6 +13,7 @@ K kv heads, H head_dim, F ffn_dim, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -124,6 +125,9 @@ class Attention(nn.Module):
         return out_BTD
 
 
+Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
+
+
 class FeedForward(nn.Module):
     """SwiGLU: w2(silu(w1 x) · w3 x)."""
 
@@ -145,6 +149,13 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(self, x_BTD: Tensor, angles_BTh: Tensor, attend: Attend) -> Tensor:
+        """One layer. `attend` says who sees whom: (attention, q, k, v) → what is added."""
+        q, k, v = self.attention.qkv(self.attention_norm(x_BTD), angles_BTh)
+        x_BTD = x_BTD + attend(self.attention, q, k, v)
+        out_BTD: Tensor = x_BTD + self.feed_forward(self.ffn_norm(x_BTD))
+        return out_BTD
 
 
 class Llama(nn.Module):
@@ -200,12 +211,15 @@ class Llama(nn.Module):
         mask = _mask(T, past, documents_BT, tokens_BT.device)
         x_BTD = self.tok_embeddings(tokens_BT)
         for index, block in enumerate(self.layers):
-            assert isinstance(block, Block)
-            q, k, v = block.attention.qkv(block.attention_norm(x_BTD), angles_BTh)
-            if cache is not None:
-                k, v = cache.append(index, k, v)
-            x_BTD = x_BTD + block.attention.attend(q, k, v, mask)
-            x_BTD = x_BTD + block.feed_forward(block.ffn_norm(x_BTD))
+
+            def attend(
+                attention: Attention, q: Tensor, k: Tensor, v: Tensor, index: int = index
+            ) -> Tensor:
+                if cache is not None:
+                    k, v = cache.append(index, k, v)
+                return attention.attend(q, k, v, mask)
+
+            x_BTD = block(x_BTD, angles_BTh, attend)
         if cache is not None:
             cache.length += T
         out_BTD: Tensor = self.norm(x_BTD)

@@ -16,17 +16,54 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from codellama.model.llama import Block, Llama, rope_angles
+from codellama.model.llama import Attention, Llama, rope_angles
+from codellama.specialize.lora import NewRows
 
-__all__ = ["chunked_loss", "head_weight", "packed_hidden", "positions"]
+__all__ = [
+    "PackedLoss", "attend_pieces", "chunked_loss", "head_weight", "packed_hidden", "positions",
+]  # fmt: skip
 
 CHUNK = 512
 """Tokens whose logits exist at one time: 100 MB in float32 for a vocabulary of 49,152."""
 
 Embed = Callable[[Tensor], Tensor]
+
+
+class PackedLoss(nn.Module):
+    """The loss of packed pieces as one module: what is trained, and what FSDP shards.
+
+    Args:
+        new_rows: the few trainable rows of a frozen embedding, or None.
+        recompute: see `packed_hidden`.
+    """
+
+    def __init__(
+        self,
+        model: Llama,
+        new_rows: NewRows | None = None,
+        *,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model, self.new_rows, self.recompute = model, new_rows, recompute
+
+    def forward(self, tokens_T: Tensor, lengths: Sequence[int], weights_T: Tensor) -> Tensor:
+        """Σ weight · cross-entropy; weights_T[i] is that of predicting token i + 1 from i."""
+        rows = self.new_rows
+        hidden_TD = packed_hidden(
+            self.model, tokens_T, lengths, embed=rows, recompute=self.recompute
+        )
+        return chunked_loss(
+            hidden_TD,
+            head_weight(self.model),
+            tokens_T.roll(-1),
+            weights_T,
+            rows_RD=None if rows is None else rows.rows,
+            row_ids_R=None if rows is None else rows.ids,
+        )
 
 
 def positions(lengths: Sequence[int]) -> Tensor:
@@ -50,34 +87,27 @@ def packed_hidden(
     """
     at_T = positions(lengths).to(tokens_T.device)
     angles_1Th = rope_angles(model.config, at_T, model.rope_factors)[None]
+    sizes = list(lengths)
+
+    def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if len(sizes) == 1:
+            return attention.attend(q, k, v, None)
+        out_BTD: Tensor = attention.wo(attend_pieces(q, k, v, sizes))
+        return out_BTD
+
     x_1TD = (embed or model.tok_embeddings)(tokens_T)[None]
     for block in model.layers:
         if recompute and torch.is_grad_enabled():
-            x_1TD = checkpoint(_layer, block, x_1TD, angles_1Th, lengths, use_reentrant=False)
+            x_1TD = checkpoint(block, x_1TD, angles_1Th, attend, use_reentrant=False)
         else:
-            x_1TD = _layer(block, x_1TD, angles_1Th, lengths)
+            x_1TD = block(x_1TD, angles_1Th, attend)
     out_TD: Tensor = model.norm(x_1TD[0])
     return out_TD
 
 
-def _layer(block: Any, x_1TD: Tensor, angles_1Th: Tensor, lengths: Sequence[int]) -> Tensor:
-    assert isinstance(block, Block)
-    q, k, v = block.attention.qkv(block.attention_norm(x_1TD), angles_1Th)
-    if len(lengths) == 1:
-        mixed_1TD = block.attention.attend(q, k, v, None)
-    else:
-        mixed_1TD = block.attention.wo(_attend_pieces(q, k, v, lengths))
-    x_1TD = x_1TD + mixed_1TD
-    out_1TD: Tensor = x_1TD + block.feed_forward(block.ffn_norm(x_1TD))
-    return out_1TD
-
-
-def _attend_pieces(
-    q_1TNH: Tensor, k_1TKH: Tensor, v_1TKH: Tensor, lengths: Sequence[int]
-) -> Tensor:
+def attend_pieces(q_1TNH: Tensor, k_1TKH: Tensor, v_1TKH: Tensor, sizes: list[int]) -> Tensor:
     """Causal attention inside every piece, [1, T, N · H]."""
     grouped = q_1TNH.shape[2] != k_1TKH.shape[2]
-    sizes = list(lengths)
     outs = [
         F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),

@@ -28,7 +28,7 @@ from codellama.errors import CodeLlamaError, ModelFileError
 from codellama.specialize.base import Base
 from codellama.specialize.checkpoint import latest, load_checkpoint, save_checkpoint
 from codellama.specialize.dataset import Dataset, Row
-from codellama.specialize.forward import chunked_loss, head_weight, packed_hidden
+from codellama.specialize.forward import PackedLoss
 from codellama.specialize.lora import NewRows, add_lora
 from codellama.specialize.optimizer import MasterAdamW, learning_rate
 from codellama.specialize.recipe import Profile, Recipe
@@ -84,6 +84,7 @@ class Trainer:
             torch.set_num_threads(profile.threads)
         self.device = torch.device(profile.device)
         self.new_rows = self._prepare()
+        self.module = PackedLoss(base.model, self.new_rows, recompute=profile.recompute)
         trainable = {n: p for n, p in base.model.named_parameters() if p.requires_grad}
         if self.new_rows is not None:
             trainable["new_rows"] = self.new_rows.rows
@@ -167,22 +168,11 @@ class Trainer:
         """Σ weight · cross-entropy of the rows; every token is predicted from those before it in
         its own piece.
         """
-        model = self.base.model
-        tokens_T = torch.from_numpy(np.concatenate([row.tokens_T for row in rows])).to(self.device)
-        lengths = [length for row in rows for length in row.lengths]
-        hidden_TD = packed_hidden(
-            model, tokens_T, lengths, embed=self.new_rows, recompute=self.profile.recompute
-        )
+        tokens_T = torch.from_numpy(np.concatenate([row.tokens_T for row in rows]))
         weights_T = torch.from_numpy(np.concatenate([_target_weights(row) for row in rows]))
-        targets_T = tokens_T.roll(-1)
-        return chunked_loss(
-            hidden_TD,
-            head_weight(model),
-            targets_T,
-            weights_T.to(self.device),
-            rows_RD=None if self.new_rows is None else self.new_rows.rows,
-            row_ids_R=None if self.new_rows is None else self.new_rows.ids,
-        )
+        lengths = [length for row in rows for length in row.lengths]
+        loss: Tensor = self.module(tokens_T.to(self.device), lengths, weights_T.to(self.device))
+        return loss
 
     def _diverged(self, rows: list[Row], loss: float) -> DivergedError:
         names = sorted({name for row in rows for name in row.documents})

@@ -166,6 +166,10 @@ def test_bad_input_is_one_line(
     for words, message in (
         (["specialize", "nope", str(tmp_path), "-o", str(tmp_path / "r")], "no recipe 'nope'"),
         (["specialize", "smol-135m", str(tmp_path), "-o", str(tmp_path)], "holds no corpus"),
+        (
+            ["specialize", "smol-135m", str(tmp_path), "-o", str(tmp_path), "--mix", "a=0.2"],
+            "add up to 1",
+        ),
         (["plan", "smol-135m", "--profile", "phone"], "no profile 'phone'"),
         (["plan", "smol-135m", "--share", "2"], "share between 0 and 1"),
         (["corpus", "stats", str(tmp_path)], "holds no corpus"),

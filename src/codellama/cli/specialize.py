@@ -38,6 +38,9 @@ def specialize(
     tokens: Annotated[
         int | None, typer.Option(help="Tokens of every stage.", show_default="the recipe's")
     ] = None,
+    mix: Annotated[
+        str | None, typer.Option(help="Shares of the tokens: python=0.9,code=0.1.")
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so long; the same command goes on.")
     ] = None,
@@ -46,6 +49,9 @@ def specialize(
     ] = None,
     type: Annotated[str, typer.Option("--type", "-t", help="Of a .gguf export.")] = "Q8_0",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also log to OUT/tensorboard.")
+    ] = False,
 ) -> None:
     """Make a Code Llama of a general Llama: code with infilling, Python, long context, instruct.
 
@@ -62,13 +68,13 @@ def specialize(
     from codellama.specialize.stages import pipeline as find_pipeline
     from codellama.specialize.stages import profile as find_profile
 
-    chosen = _with_tokens(find_pipeline(recipe), tokens)
+    chosen = _with_mix(_with_tokens(find_pipeline(recipe), tokens), mix)
     machine = replace(find_profile(profile), threads=threads)
     sets = {
         name: [Document(r.id, r.text, r.language) for r in records]
         for name, records in load_corpus(corpus).items()
     }
-    view = _View(machine)
+    view = _View(machine, out / "tensorboard" if tensorboard else None)
     outcome = run_pipeline(
         chosen, machine, resolve(base or chosen.base or DEFAULT_MODEL), sets, out,
         seconds=None if minutes is None else 60 * minutes,
@@ -171,6 +177,18 @@ def _with_tokens(pipeline: Pipeline, tokens: int | None) -> Pipeline:
     return replace(pipeline, stages=tuple(map(shorter, pipeline.stages)))
 
 
+def _with_mix(pipeline: Pipeline, text: str | None) -> Pipeline:
+    if text is None:
+        return pipeline
+    try:
+        pairs = [part.partition("=") for part in text.split(",")]
+        mix = tuple((name.strip(), float(share)) for name, _, share in pairs)
+        stages = tuple(replace(stage, mix=mix) for stage in pipeline.stages)
+    except ValueError as error:
+        raise RequestError(f"--mix {text!r}: {error}; for example python=0.9,code=0.1") from None
+    return replace(pipeline, stages=stages)
+
+
 def _needs_torch() -> None:
     try:
         import torch  # noqa: F401
@@ -202,13 +220,22 @@ def _draw(pipeline: Pipeline, out: Path, view: _View) -> None:
                 view.warn(str(error))
 
 
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise RequestError("--tensorboard needs it: pip install tensorboard") from None
+    return SummaryWriter(str(folder))
+
+
 class _View:
     """A bar on a terminal, a line every tenth elsewhere; on stderr."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, tensorboard: Path | None) -> None:
         import sys
 
         self._file, self._profile = sys.stderr, profile
+        self._writer = None if tensorboard is None else _tensorboard(tensorboard)
         self._bar: Any = None
         self._task: Any = None
         self._trainer: Trainer | None = None
@@ -246,6 +273,11 @@ class _View:
         assert self._trainer is not None
         speed = self._trainer.last_tokens / max(record.seconds, 1e-9)
         share = speed * self._flops / self._limit
+        if self._writer is not None:
+            for name in ("loss", "learning_rate", "gradient_norm"):
+                tag = f"{self._trainer.recipe.name}/{name}"
+                self._writer.add_scalar(tag, getattr(record, name), record.step)
+            self._writer.flush()
         now = f"loss {record.loss:.3f}  {speed:,.0f} tok/s  {share:.0%} of peak"
         if self._bar is not None:
             self._bar.update(self._task, completed=record.step, now=now)

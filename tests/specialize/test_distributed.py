@@ -1,0 +1,167 @@
+"""Two gloo processes compute what one does: sharded, tensor-parallel, context-parallel; their
+checkpoints are read by any number; a 512-rank layout is tried without any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from codellama.errors import RequestError
+from codellama.model.config import PUBLISHED
+from codellama.model.llama import Llama
+from codellama.specialize import distributed
+from codellama.specialize.forward import PackedLoss, attend_pieces
+from codellama.specialize.recipe import Profile
+from codellama.specialize.stages import profile as find_profile
+
+from .conftest import TINY
+
+LENGTHS = [5, 9, 2]
+ROWS = 2
+STEPS = 3
+pytestmark = pytest.mark.slow
+
+
+def model() -> Llama:
+    torch.manual_seed(0)
+    model = Llama(TINY)
+    model.init_weights()
+    return model
+
+
+def rows(step: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return [torch.randint(0, TINY.vocab_size, (16,), generator=generator) for _ in range(ROWS)]
+
+
+def weights() -> torch.Tensor:
+    weights_T = torch.ones(16)
+    weights_T[[4, 13, 15]] = 0
+    return weights_T
+
+
+def alone(steps: int = STEPS) -> list[float]:
+    """The losses of one process."""
+    module = PackedLoss(model())
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    losses = []
+    for step in range(steps):
+        total = sum(module(row, LENGTHS, weights()) for row in rows(step)) / (ROWS * 13)
+        assert isinstance(total, torch.Tensor)
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(total.detach()))
+    return losses
+
+
+def start(rank: int, size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size
+    )
+
+
+def train(
+    rank: int, size: int, folder: str, mesh: tuple[tuple[str, int], ...], save: bool, first: int,
+    last: int,
+) -> None:  # fmt: skip
+    start(rank, size, folder)
+    profile = Profile(dtype="float32", mesh=mesh)
+    module = PackedLoss(model())
+    distributed.shard(module, distributed.build_mesh(profile), profile)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    if first:
+        distributed.load_sharded(Path(folder).parent / "saved", module, optimizer)
+    dp = dict(mesh).get("dp", 1)
+    for step in range(first, last):
+        mine = rows(step)[rank % dp :: dp]
+        loss = sum(module(row, LENGTHS, weights()) for row in mine) / (ROWS * 13)
+        assert isinstance(loss, torch.Tensor)
+        (loss * dp).backward()  # FSDP averages over ranks
+        optimizer.step()
+        optimizer.zero_grad()
+        total = loss.detach().clone()
+        if dp > 1:
+            dist.all_reduce(total)
+        if rank == 0:
+            with (Path(folder) / "losses").open("a") as file:
+                file.write(f"{float(total)!r}\n")
+    if save:
+        distributed.save_sharded(Path(folder).parent / "saved", module, optimizer)
+    dist.destroy_process_group()
+
+
+def run(
+    folder: Path, mesh: tuple[tuple[str, int], ...], *, size: int = 2, save: bool = False,
+    first: int = 0, last: int = STEPS,
+) -> list[float]:  # fmt: skip
+    folder.mkdir()
+    mp.spawn(train, (size, str(folder), mesh, save, first, last), nprocs=size)
+    return [float(line) for line in (folder / "losses").read_text().splitlines()]
+
+
+def test_sharded_is_alone(tmp_path: Path) -> None:
+    assert run(tmp_path / "a", (("dp", 2),)) == pytest.approx(alone(), rel=1e-5)
+
+
+def test_tensor_parallel_is_alone(tmp_path: Path) -> None:
+    assert run(tmp_path / "a", (("tp", 2),)) == pytest.approx(alone(), rel=1e-5)
+
+
+def test_checkpoints_resume_on_other_numbers_of_ranks(tmp_path: Path) -> None:
+    first = run(tmp_path / "a", (("dp", 2),), save=True, last=1)
+    same = run(tmp_path / "b", (("dp", 2),), first=1)
+    fewer = run(tmp_path / "c", (("dp", 1),), size=1, first=1)
+    whole = run(tmp_path / "d", (("dp", 2),))
+    assert first + same == whole  # bitwise
+    assert first + fewer == pytest.approx(whole, rel=1e-5)
+
+
+def context(rank: int, size: int, folder: str) -> None:
+    start(rank, size, folder)
+    generator = torch.Generator().manual_seed(7)
+    whole = [torch.randn(1, 16, heads, 8, generator=generator) for heads in (4, 2, 2)]
+    slope = torch.randn(1, 16, 4, 8, generator=generator)
+    want = [t.clone().requires_grad_() for t in whole]
+    out = attend_pieces(want[0], want[1], want[2], LENGTHS).unflatten(-1, (4, 8))
+    (out * slope).sum().backward()
+    own = [t.chunk(size, 1)[rank].clone().requires_grad_() for t in whole]
+    got = distributed.gathered_attention(own[0], own[1], own[2], LENGTHS, dist.group.WORLD)
+    (got * slope.chunk(size, 1)[rank]).sum().backward()
+    assert torch.allclose(got, out.chunk(size, 1)[rank], atol=1e-6)
+    for a, b in zip(own, want, strict=True):
+        assert a.grad is not None and b.grad is not None
+        assert torch.allclose(a.grad, b.grad.chunk(size, 1)[rank], atol=1e-6)
+    dist.destroy_process_group()
+
+
+def test_context_parallel_is_alone(tmp_path: Path) -> None:
+    mp.spawn(context, (2, str(tmp_path)), nprocs=2)
+
+
+def test_a_layout_of_512_ranks_in_one_process() -> None:
+    result = distributed.dry_run(PUBLISHED["codellama:34b-code"], find_profile("h100x512"))
+    assert result.ranks == 512
+    assert result.parameters == pytest.approx(result.whole / 512, rel=0.15)
+    assert result.state_bytes < 2e9
+    smol = PUBLISHED["smollm2:135m"]
+    with pytest.raises(RequestError, match="do not divide by tp 2"):
+        distributed.dry_run(smol, Profile(mesh=(("tp", 2),)))
+    assert not dist.is_initialized()
+
+
+def test_a_mesh_of_another_size_is_refused(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/s", rank=0, world_size=1)
+    try:
+        with pytest.raises(RequestError, match=r"dp 2 = 2 devices, but 1 were started"):
+            distributed.build_mesh(Profile(mesh=(("dp", 2),)))
+    finally:
+        dist.destroy_process_group()
+    assert replace(Profile(), mesh=(("dp", 1),)).mesh

@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 ROWS, LENGTH, DOCUMENT = 2, 1024, 256
@@ -61,7 +62,8 @@ def ours(steps: int, method: str) -> list[float]:
         lora=Lora() if method == "lora" else None,
     )  # fmt: skip
     seconds: list[float] = []
-    base: Any = Base(model, None, None, (), None)  # type: ignore[arg-type]
+    source: Any = SimpleNamespace(tensor=None)
+    base = Base(model, None, source, (), None)  # type: ignore[arg-type]
     run = Trainer(
         base, recipe, Profile(micro_rows=ROWS), data, None,
         on_step=lambda record: seconds.append(record.seconds),

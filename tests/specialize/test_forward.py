@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +14,14 @@ from codellama.model.llama import Llama
 from codellama.specialize.forward import chunked_loss, head_weight, packed_hidden
 from codellama.specialize.lora import LoraLinear, NewRows, add_lora, lora_layers
 from codellama.specialize.recipe import Lora
+from codellama.weights.export import quantize_model
+from codellama.weights.load import open_model
+from codellama.weights.torch_model import load_llama
+from tiny_checkpoints import write_byte_level, write_hf
 
 from .conftest import TINY
+
+WIDE = replace(TINY, dim=64, head_dim=16, ffn_dim=128)  # rows of whole blocks of 32
 
 LENGTHS = [5, 1, 9, 3]
 
@@ -113,3 +121,25 @@ def test_adapters_start_without_effect_and_train_alone(model: Llama) -> None:
     x = torch.randn(3, TINY.dim)
     merged = F.linear(x, adapter.weight + adapter.update())
     assert torch.allclose(adapter(x), merged, atol=1e-5)
+
+
+@pytest.mark.parametrize("type", ["Q4_1", "Q8_0", "F32"])
+def test_adapters_on_a_quantized_base(tmp_path: Path, type: str) -> None:
+    """The same products and gradients as over the dequantized weights, which are not kept."""
+    write_hf(tmp_path / "hf", WIDE)
+    write_byte_level(tmp_path / "hf", WIDE.vocab_size)
+    quantize_model(open_model(tmp_path / "hf"), tmp_path / "small.gguf", type)
+    source = open_model(tmp_path / "small.gguf")
+    results = []
+    for quantized in (False, True):
+        model = load_llama(source)
+        add_lora(model, Lora(rank=4, alpha=8, quantized=quantized), 0, source.tensor)
+        hidden = packed_hidden(model, tokens(), LENGTHS)
+        hidden.square().sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        results.append((hidden.detach(), gradients, sum(p.numel() for p in model.parameters())))
+    (a, grads_a, whole), (b, grads_b, rest) = results
+    assert torch.equal(a, b)
+    assert len(grads_a) == len(grads_b) == 2 * 7 * WIDE.n_layers
+    assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(grads_a, grads_b, strict=True))
+    assert rest < whole / 2

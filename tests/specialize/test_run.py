@@ -184,8 +184,10 @@ def test_bad_input_is_one_line(
 
 def test_plan_prints_what_a_recipe_costs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["plan", "codellama-7b-base", "--profile", "h100x512", "--json"])
-    stages = json.loads(capsys.readouterr().out)["stages"]
+        main(["plan", "codellama-7b-base", "--profile", "h100x512", "--json", "--dry-run"])
+    answer = json.loads(capsys.readouterr().out)
+    stages = answer["stages"]
+    assert answer["layout"]["ranks"] == 512
     assert [stage["name"] for stage in stages] == ["code-7b", "long-7b-base"]
     assert stages[0]["device_hours"] == pytest.approx(15_300, rel=0.05)
     with pytest.raises(SystemExit):

@@ -82,7 +82,7 @@ def test_recipes_are_frozen_and_keyed() -> None:
         replace(recipe, mix=(("code", 0.5),))
     with pytest.raises(ValueError, match="at least one row"):
         replace(recipe, batch_tokens=10)
-    with pytest.raises(RequestError, match="lora or full"):
+    with pytest.raises(RequestError, match="lora, qlora or full"):
         stages.smol_135m(method="magic")
 
 

@@ -17,6 +17,7 @@ from codellama.cli.output import human_bytes, table
 from codellama.errors import RequestError
 
 if TYPE_CHECKING:
+    from codellama.model.config import ModelConfig
     from codellama.specialize.recipe import Profile, Recipe
     from codellama.specialize.stages import Pipeline
     from codellama.specialize.trainer import StepRecord, Trainer
@@ -112,11 +113,14 @@ def plan(
     ] = None,
     share: Annotated[float, typer.Option(help="Share of the peak that is reached.")] = 0.40,
     memory: Annotated[float, typer.Option(help="GB of one device.")] = 80.0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Cut the model over the profile's mesh, pretended.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """What a recipe costs before anything is spent: hours, memory, disk, losses to failures.
 
-    Example: codellama plan codellama-7b-base --profile h100x512
+    Example: codellama plan codellama-7b-base --profile h100x512 --dry-run
     """
     _needs_torch()
     from codellama.model.config import PUBLISHED
@@ -132,9 +136,16 @@ def plan(
     flops = peak * 1e12 if peak else (H100.peak if machine_profile.device == "cuda" else _peak())
     machine = replace(H100, peak=flops, share=share, devices=count, memory=memory * 1e9)
     plans = [plan_stage(config, stage, machine_profile, machine) for stage in chosen.stages]
+    layout = _layout(config, machine_profile) if dry_run else None
     if json:
-        print(json_module.dumps({"recipe": recipe, "stages": [asdict(p) for p in plans]}))
+        about = {"recipe": recipe, "stages": [asdict(p) for p in plans], "layout": layout}
+        print(json_module.dumps(about))
         return
+    if layout is not None:
+        print(
+            f"tried on {layout['ranks']} pretended ranks: each holds {layout['parameters']:,} "
+            f"parameters, {human_bytes(layout['state_bytes'])} with masters and moments"
+        )
     rows = [
         (
             p.name, f"{p.tokens:.3g}", f"{p.steps:,}", f"{p.tokens_per_second:,.0f}",
@@ -150,6 +161,12 @@ def plan(
     )  # fmt: skip
     print(f"{count} device{'s' if count > 1 else ''} of {flops / 1e12:,.3g} TFLOP/s at {share:.0%}")
     print(table(list(zip(header, *rows, strict=True)), ("", *["" for _ in rows])))
+
+
+def _layout(config: ModelConfig, profile: Profile) -> dict[str, Any]:
+    from codellama.specialize.distributed import dry_run
+
+    return asdict(dry_run(config, profile))
 
 
 def _devices(profile: Profile) -> int:

@@ -83,11 +83,13 @@ class Optimizer:
 class Lora:
     """Low-rank adapters on the seven matrices of every layer (arXiv 2106.09685).
 
-    The update is scale · B·A with scale = alpha / rank.
+    The update is scale · B·A with scale = alpha / rank. `quantized` leaves the base as its file
+    stores it.
     """
 
     rank: int = 32
     alpha: float = 32.0
+    quantized: bool = False
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0:

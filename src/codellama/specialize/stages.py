@@ -127,9 +127,9 @@ def smol_135m(tokens: int = 2_000_000, method: str = "lora") -> Recipe:
     budgets), no loss on sentinels whose places are random, LoRA by default (a tenth of the memory
     of full training, and an adapter small enough to ship).
     """
-    if method not in ("lora", "full"):
-        raise RequestError(f"method is {method!r}: it must be lora or full")
-    lora = method == "lora"
+    if method not in ("lora", "qlora", "full"):
+        raise RequestError(f"method is {method!r}: it must be lora, qlora or full")
+    lora = method != "full"
     return Recipe(
         name=f"smol-135m-{method}",
         tokens=tokens,
@@ -148,7 +148,7 @@ def smol_135m(tokens: int = 2_000_000, method: str = "lora") -> Recipe:
             sentinel_weight=0.0,
             middle_weight=2.0,
         ),
-        lora=Lora(rank=32, alpha=64) if lora else None,
+        lora=Lora(rank=32, alpha=64, quantized=method == "qlora") if lora else None,
     )
 
 
@@ -169,7 +169,7 @@ def _paper(size: str, variant: str) -> Pipeline:
 
 def _smol(method: str) -> Pipeline:
     return Pipeline(
-        name="smol-135m" if method == "lora" else "smol-135m-full",
+        name="smol-135m" if method == "lora" else f"smol-135m-{method}",
         base="smollm2:135m",
         stages=(smol_135m(method=method),),
     )
@@ -182,6 +182,7 @@ RECIPES: dict[str, Callable[[], Pipeline]] = {
         for variant in ("base", "python", "instruct")
     },
     "smol-135m": partial(_smol, "lora"),
+    "smol-135m-qlora": partial(_smol, "qlora"),
     "smol-135m-full": partial(_smol, "full"),
 }
 

@@ -104,7 +104,7 @@ class Trainer:
         if recipe.lora is None:
             model.requires_grad_(True)
         else:
-            add_lora(model, recipe.lora, recipe.seed)
+            add_lora(model, recipe.lora, recipe.seed, self.base.source.tensor)
             if self.base.new_ids:
                 rows = NewRows(model.tok_embeddings, self.base.new_ids)
         model.to(self.device, dtype).train()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from codellama.errors import ModelFileError
 from codellama.model.llama import Llama
@@ -16,7 +19,7 @@ from codellama.specialize.dataset import Document
 from codellama.specialize.export import save_adapter, trained_model
 from codellama.specialize.forward import packed_hidden
 from codellama.specialize.trainer import Trainer
-from codellama.weights.adapter import open_adapted
+from codellama.weights.adapter import open_adapted, write_adapter
 from codellama.weights.export import export_gguf, export_hf, quantize_model
 from codellama.weights.load import open_model
 from codellama.weights.torch_model import load_llama
@@ -152,3 +155,31 @@ def test_adapters_of_another_base_are_refused(
         write_hf(tmp_path / "wide", replace(TINY, ffn_dim=96))
         with pytest.raises(ModelFileError, match="does not fit"):
             open_adapted(open_model(tmp_path / "wide"), path)
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
+ABOUT = st.fixed_dictionaries(
+    {}, optional={
+        "name": st.one_of(SCALARS, st.just("x")),
+        "scale": st.one_of(SCALARS, st.just(2.0)),
+        "rows": st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.just([3])),
+        "pieces": st.one_of(SCALARS, st.lists(SCALARS, max_size=3), st.just(["<PRE>"])),
+        "infill": st.one_of(SCALARS, st.lists(SCALARS, max_size=5), st.just([])),
+        "rope_theta": SCALARS,
+    },
+)  # fmt: skip
+
+
+@given(about=ABOUT, rows=st.integers(0, 3))
+@settings(deadline=None, max_examples=60)
+def test_headers_of_adapters_are_checked(
+    tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, about: dict[str, Any], rows: int
+) -> None:
+    path = tmp_path_factory.mktemp("adapter") / "a.safetensors"
+    write_adapter(path, {"rows": np.zeros((rows, TINY.dim), np.float16)}, about)
+    try:
+        model = open_adapted(open_model(tiny_base), path)
+        model.tensor("tok_embeddings.weight")
+        model.tokenizer()
+    except ModelFileError as error:
+        assert "\n" not in str(error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,24 @@ def read_adapter(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelFileError(f"{path}: is no adapter: {error}") from None
-    wanted = {"name": str, "scale": float, "rows": list, "pieces": list, "infill": list}
-    if not isinstance(about, dict) or any(
-        not isinstance(about.get(k), t) for k, t in wanted.items()
-    ):
+    if not isinstance(about, dict) or not _says_what_it_is(about):
         raise ModelFileError(f"{path}: is no adapter: its header does not say what it holds")
     return arrays, about
+
+
+def _says_what_it_is(about: Mapping[str, Any]) -> bool:
+    wanted = {"name": str, "scale": float, "rows": list, "pieces": list, "infill": list}
+    if any(not isinstance(about.get(key), type) for key, type in wanted.items()):
+        return False
+    theta = about.get("rope_theta", 1.0)
+    return (
+        len(about["pieces"]) == len(about["rows"])
+        and all(isinstance(piece, str) for piece in about["pieces"])
+        and len(about["infill"]) in (0, 4)
+        and isfinite(about["scale"])
+        and isinstance(theta, int | float)
+        and 0 < theta < 1e12
+    )
 
 
 def open_adapted(base: ModelFile, path: Path) -> ModelFile:
@@ -123,7 +136,7 @@ class _Adapted:
                 raise ModelFileError(f"{path}: {key} does not fit {self._base.config.name}")
         ids = [*self._about["rows"], *self._about["infill"]]
         vocabulary = self._base.config.vocab_size
-        if any(not isinstance(id, int) or not 0 <= id < vocabulary for id in ids):
+        if any(type(id) is not int or not 0 <= id < vocabulary for id in ids):
             raise ModelFileError(f"{path}: names tokens that {self._base.config.name} lacks")
 
     def _metadata(self) -> dict[str, Any]:

@@ -12,16 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama.errors import ModelFileError
+from codellama.errors import ModelFileError, NotFoundError
+from codellama.hub.places import shipped_adapter
 from codellama.model.llama import Llama
 from codellama.specialize.base import dead_slots, load_base
 from codellama.specialize.dataset import Document
 from codellama.specialize.export import save_adapter, trained_model
 from codellama.specialize.forward import packed_hidden
 from codellama.specialize.trainer import Trainer
-from codellama.weights.adapter import open_adapted, write_adapter
+from codellama.weights.adapter import base_of, open_adapted, write_adapter
 from codellama.weights.export import export_gguf, export_hf, quantize_model
 from codellama.weights.load import open_model
+from codellama.weights.tensor import GGMLType
 from codellama.weights.torch_model import load_llama
 from tiny_checkpoints import write_hf, write_sentencepiece
 
@@ -111,13 +113,16 @@ def test_dead_slots_become_sentinels_and_an_adapter_carries_them(
     run.finish()
     assert LORA.lora is not None
     adapter = tmp_path / "adapter.safetensors"
-    save_adapter(adapter, run.base, LORA.lora, run.new_rows, "mine")
+    save_adapter(adapter, run.base, LORA.lora, run.new_rows, "mine", base_name=str(path))
     merged = open_adapted(open_model(path), adapter)
     export_gguf(merged, tmp_path / "merged.gguf")
     export_gguf(trained_model(run.base, run.new_rows, name="mine"), tmp_path / "trained.gguf")
     a, b = (open_model(tmp_path / f"{n}.gguf") for n in ("merged", "trained"))
     assert torch.allclose(logits(load_llama(a)), logits(load_llama(b)), atol=2e-2)
     assert a.tokenizer().infill == b.tokenizer().infill == run.base.tokenizer.infill
+    small = open_adapted(open_model(path), adapter, GGMLType.Q8_0)
+    assert torch.allclose(logits(load_llama(small)), logits(load_llama(b)), atol=0.1)
+    assert base_of(adapter) == str(path) and base_of(path) is None
     assert a.config == replace(b.config, name=a.config.name)
 
 
@@ -183,3 +188,37 @@ def test_headers_of_adapters_are_checked(
         model.tokenizer()
     except ModelFileError as error:
         assert "\n" not in str(error)
+
+
+def test_an_adapter_is_loaded_by_its_path(
+    tiny_base: Path, documents: list[Document], tmp_path: Path
+) -> None:
+    """CodeLlama.load finds the base, merges, and infills."""
+    from codellama import CodeLlama
+
+    path = dead_base(tiny_base, tmp_path / "dead.gguf")
+    run, _ = trainer(path, documents, None, recipe=LORA)
+    run.train(until=1)
+    run.finish()
+    assert LORA.lora is not None
+    adapter = tmp_path / "mine.safetensors"
+    save_adapter(adapter, run.base, LORA.lora, run.new_rows, "mine", base_name=str(path))
+    llm = CodeLlama.load(adapter, device="cpu-torch", context=64)
+    assert llm.config.name == "mine" and llm.config.infills
+    assert llm.infill("def f(x):\n    ", "\n", max_tokens=3).finish_reason in ("length", "stop")
+
+
+def test_shipped_models_are_adapters_in_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from codellama.hub import resolve
+
+    place = shipped_adapter("codellama-smol:135m")
+    assert place.name == "codellama-smol-135m.safetensors" and place.parent.name == "adapters"
+    monkeypatch.setattr(
+        "codellama.hub.resolving.shipped_adapter", lambda name: tmp_path / f"{name}.safetensors"
+    )
+    with pytest.raises(NotFoundError, match="not part of this version"):
+        resolve("codellama-smol:135m")
+    (tmp_path / "codellama-smol:135m.safetensors").touch()
+    assert resolve("codellama-smol:135m").parent == tmp_path

@@ -61,11 +61,11 @@ def open_parts(
             default one `context`.
     """
     from codellama.hub import resolve
-    from codellama.weights.load import check_memory, open_model
+    from codellama.weights.load import check_memory
 
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise RequestError(f"threads is {threads!r}: it must be an integer from 1 up")
-    model_file = open_model(resolve(name_or_path))
+    model_file = _open(resolve(name_or_path))
     length = serving_context(model_file.config, context)
     device = pick_device(device)
     if device == "cpu":  # what the native engine holds; PyTorch's own errors tell of the others
@@ -103,6 +103,21 @@ def _draft_runner(
     if device == "cpu":
         check_memory(model_file, length)
     return _runner(model_file, length, device, threads, isa, None, None)
+
+
+def _open(path: Path) -> ModelFile:
+    """The model at a path; an adapter's is its base with the adapter merged, in 8 bits."""
+    from codellama.weights.load import open_model
+
+    if path.suffix == ".safetensors" and path.is_file():
+        from codellama.hub import resolve
+        from codellama.weights.adapter import base_of, open_adapted
+        from codellama.weights.tensor import GGMLType
+
+        base = base_of(path)
+        if base is not None:
+            return open_adapted(open_model(resolve(base)), path, GGMLType.Q8_0)
+    return open_model(path)
 
 
 def _runner(

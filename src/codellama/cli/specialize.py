@@ -78,6 +78,7 @@ def specialize(
     view = _View(machine, out / "tensorboard" if tensorboard else None)
     outcome = run_pipeline(
         chosen, machine, resolve(base or chosen.base or DEFAULT_MODEL), sets, out,
+        base_name=base or chosen.base,
         seconds=None if minutes is None else 60 * minutes,
         on_stage=view.stage, on_step=view.step, on_warning=view.warn,
     )  # fmt: skip

@@ -33,3 +33,9 @@ def ollama_folders() -> list[Path]:
     if chosen := os.environ.get("OLLAMA_MODELS"):
         return [Path(os.path.expanduser(chosen))]
     return [Path(os.path.expanduser("~/.ollama/models")), Path("/usr/share/ollama/.ollama/models")]
+
+
+def shipped_adapter(name: str) -> Path:
+    """Where the adapter of a model that ships with the project lies, if this version has it."""
+    file = name.replace(":", "-") + ".safetensors"
+    return Path(__file__).resolve().parents[1] / "adapters" / file

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codellama.errors import ModelFileError, NotFoundError, RequestError
-from codellama.hub.catalogue import EMBEDDED
+from codellama.hub.catalogue import EMBEDDED, RESERVED
 from codellama.hub.names import looks_like_path, parse_name
-from codellama.hub.places import store_dir
+from codellama.hub.places import shipped_adapter, store_dir
 
 if TYPE_CHECKING:
     from codellama.hub.download import Progress
@@ -36,6 +36,8 @@ def resolve(
     text = os.fspath(name_or_path)
     if text == EMBEDDED.name and _is_whole(path := store_dir() / EMBEDDED.file):
         return path
+    if text in RESERVED and (adapter := shipped_adapter(text)).is_file():
+        return adapter
     from codellama.hub.lookup import find
     from codellama.hub.store import Store
 

@@ -76,8 +76,14 @@ def _weights(base: Base, rows: NewRows | None) -> dict[str, torch.Tensor]:
     return weights
 
 
-def save_adapter(path: Path, base: Base, lora: Lora, rows: NewRows | None, name: str) -> None:
-    """Write what LoRA learned, in float16; `weights.adapter` puts it on the base again."""
+def save_adapter(
+    path: Path, base: Base, lora: Lora, rows: NewRows | None, name: str, *, base_name: str = ""
+) -> None:
+    """Write what LoRA learned, in float16; `weights.adapter` puts it on the base again.
+
+    Args:
+        base_name: by which the base is found when the adapter is loaded.
+    """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for weight, adapter in lora_layers(base.model):
         arrays[f"{weight}.a"] = adapter.a.detach().float().numpy().astype(ADAPTER_TYPE)
@@ -89,6 +95,7 @@ def save_adapter(path: Path, base: Base, lora: Lora, rows: NewRows | None, name:
     infill = base.tokenizer.infill
     about = {
         "name": name,
+        "base": base_name,
         "scale": lora.scale,
         "rows": ids,
         "pieces": [base.tokenizer.pieces[id] for id in ids],

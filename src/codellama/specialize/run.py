@@ -75,6 +75,7 @@ def run_pipeline(
     corpus: Sets,
     folder: Path,
     *,
+    base_name: str = "",
     seconds: float | None = None,
     on_stage: Callable[[Recipe, Trainer], None] | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
@@ -83,6 +84,7 @@ def run_pipeline(
     """Run, or go on with, all stages.
 
     Args:
+        base_name: by which others find the base; adapters carry it.
         seconds: stop after about so long, with a checkpoint; None runs to the end.
 
     Raises:
@@ -100,7 +102,8 @@ def run_pipeline(
             left = None if seconds is None else seconds - (time.monotonic() - started)
             if left is not None and left <= 0:
                 return Outcome(False, None, None, tuple(results))
-            stage = _Stage(recipe, profile, path, train, test, place)
+            name = base_name or str(base_path) if path == base_path else str(path)
+            stage = _Stage(recipe, profile, path, train, test, place, name)
             if not stage.run(left, on_stage, on_step, on_warning):
                 return Outcome(False, None, None, tuple(results))
         results.append(read_json(place / "result.json"))
@@ -118,6 +121,7 @@ class _Stage:
     train: Sets
     test: Sets
     place: Path
+    base_name: str
 
     def run(
         self,
@@ -158,7 +162,7 @@ class _Stage:
         if self.recipe.lora is not None:
             save_adapter(
                 self.place / "adapter.safetensors", base, self.recipe.lora, trainer.new_rows,
-                self.recipe.name,
+                self.recipe.name, base_name=self.base_name,
             )  # fmt: skip
 
     def _scores(self, base: Base) -> dict[str, float]:

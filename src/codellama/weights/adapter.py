@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from codellama.errors import ModelFileError
-from codellama.weights.blocks import dequantize
+from codellama.weights.blocks import dequantize, quantize
 from codellama.weights.checkpoint import Layout
 from codellama.weights.load import ModelFile
 from codellama.weights.tensor import GGMLType, Tensor
 
-__all__ = ["ADAPTER_TYPE", "open_adapted", "write_adapter"]
+__all__ = ["ADAPTER_TYPE", "base_of", "open_adapted", "write_adapter"]
 
 ADAPTER_TYPE = np.float16
 _KEY = "codellama"
@@ -74,22 +74,41 @@ def _says_what_it_is(about: Mapping[str, Any]) -> bool:
     )
 
 
-def open_adapted(base: ModelFile, path: Path) -> ModelFile:
+def base_of(path: Path) -> str | None:
+    """The name of the model that an adapter changes; None for a file that is no adapter, or does
+    not tell.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    base = read_adapter(path)[1].get("base")
+    return base if isinstance(base, str) else None
+
+
+def open_adapted(base: ModelFile, path: Path, type: GGMLType = GGMLType.F32) -> ModelFile:
     """The base as the adapter changes it; its matrices are merged when they are read.
 
-    Raises ModelFileError when the adapter belongs to another base.
+    Args:
+        type: of merged matrices; F32 for export, Q8_0 to run them.
+
+    Raises:
+        ModelFileError: the adapter belongs to another base.
     """
     arrays, about = read_adapter(path)
-    return ModelFile(base.path, "gguf", _Adapted(base, arrays, about, path))
+    return ModelFile(base.path, "gguf", _Adapted(base, arrays, about, path, type))
 
 
 class _Adapted:
     """checkpoint.Checkpoint of base and adapter."""
 
     def __init__(
-        self, base: ModelFile, arrays: Mapping[str, Array], about: Mapping[str, Any], path: Path
+        self,
+        base: ModelFile,
+        arrays: Mapping[str, Array],
+        about: Mapping[str, Any],
+        path: Path,
+        type: GGMLType,
     ) -> None:
-        self._base, self._arrays, self._about = base, arrays, about
+        self._base, self._arrays, self._about, self._type = base, arrays, about, type
         self.config = replace(
             base.config, name=about["name"], infills=bool(about["infill"]),
             rope_theta=float(about.get("rope_theta", base.config.rope_theta)),
@@ -97,7 +116,7 @@ class _Adapted:
         self._check(path)
         self.metadata = self._metadata()
         self.layouts = {
-            name: Layout(base.layout(name).shape, GGMLType.F32) if self._changes(name)
+            name: Layout(base.layout(name).shape, type) if self._changes(name)
             else base.layout(name)
             for name in base.names
         }  # fmt: skip
@@ -115,7 +134,7 @@ class _Adapted:
         else:
             a, b = (self._arrays[f"{name}.{part}"].astype(np.float32) for part in "ab")
             values += np.float32(self._about["scale"]) * (b @ a)
-        return Tensor(name, stored.shape, GGMLType.F32, values.reshape(-1).view(np.uint8))
+        return Tensor(name, stored.shape, self._type, quantize(values, self._type))
 
     def _check(self, path: Path) -> None:
         """Every array fits a tensor of the base, and the ids its vocabulary."""

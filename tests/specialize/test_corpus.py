@@ -31,6 +31,7 @@ from codellama.specialize.corpus.readers import read_source
 from codellama.specialize.corpus.record import Record, read_shard, write_shard
 from codellama.specialize.corpus.secrets import redact
 from codellama.specialize.corpus.units import definitions
+from codellama.specialize.run import as_documents
 
 MIT = "MIT License\n\nPermission is hereby granted, free of charge, to any person"
 FUNCTION = '''def total(prices, tax):
@@ -127,6 +128,17 @@ def test_archives_and_rows_say_the_same(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "rows.parquet")
     (record,) = read_source(tmp_path / "rows.parquet", set_name="nl", dropped=dropped)
     assert record.text == FUNCTION and record.set == "nl"
+
+
+def test_conversations(tmp_path: Path) -> None:
+    rows = tmp_path / "chat.jsonl"
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho, ho and ho"}]
+    lines = [{"messages": talk, "license": "MIT"}, {"messages": [{"role": 1}]}, {"messages": 3}]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest = build_corpus([(None, rows)], tmp_path / "corpus")
+    assert manifest["dropped"]["no text in the row"] == 2
+    (document,) = as_documents(load_corpus(tmp_path / "corpus")["instruct"])
+    assert document.messages == (("user", "hi"), ("assistant", "ho, ho and ho"))
 
 
 def test_bad_sources_are_one_line(tmp_path: Path, project: Path) -> None:

@@ -64,17 +64,13 @@ def specialize(
     from codellama.cli.generate import DEFAULT_MODEL
     from codellama.hub import resolve
     from codellama.specialize.corpus.build import load_corpus
-    from codellama.specialize.dataset import Document
-    from codellama.specialize.run import run_pipeline
+    from codellama.specialize.run import as_documents, run_pipeline
     from codellama.specialize.stages import pipeline as find_pipeline
     from codellama.specialize.stages import profile as find_profile
 
     chosen = _with_mix(_with_tokens(find_pipeline(recipe), tokens), mix)
     machine = replace(find_profile(profile), threads=threads)
-    sets = {
-        name: [Document(r.id, r.text, r.language) for r in records]
-        for name, records in load_corpus(corpus).items()
-    }
+    sets = {name: as_documents(records) for name, records in load_corpus(corpus).items()}
     view = _View(machine, out / "tensorboard" if tensorboard else None)
     outcome = run_pipeline(
         chosen, machine, resolve(base or chosen.base or DEFAULT_MODEL), sets, out,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cache_home", "ollama_folders", "store_dir"]
+__all__ = ["cache_home", "ollama_folders", "shipped_adapter", "store_dir"]
 
 
 def store_dir() -> Path:

@@ -97,8 +97,8 @@ class Dataset:
 class _Builder:
     """Collects encoded pieces and the rows that they form."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, template: str | None) -> None:
+        self.recipe, self.template = recipe, template
         self.ids: list[npt.NDArray[np.uint32]] = []
         self.weights: list[npt.NDArray[np.float16]] = []
         self.lengths: list[int] = []
@@ -153,13 +153,20 @@ class _Builder:
 
 
 def build_dataset(
-    recipe: Recipe, corpus: Corpus, tokenizer: Tokenizer, end: int | None, folder: Path | None
+    recipe: Recipe,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    end: int | None,
+    folder: Path | None,
+    *,
+    template: str | None = None,
 ) -> Dataset:
     """All rows of a stage, from `folder` if they were built there before.
 
     Args:
         end: id that ends a document, None for none.
         folder: where to keep them; None keeps them in memory only.
+        template: the model's chat template, for conversations.
 
     Raises:
         RequestError: a set of the mix is missing or empty, or the vocabulary cannot infill.
@@ -169,7 +176,7 @@ def build_dataset(
     stamp = _stamp(recipe, corpus, tokenizer)
     if folder is not None and (target := folder / stamp).is_dir():
         return _load(target)
-    builder, epochs = _Builder(recipe), {}
+    builder, epochs = _Builder(recipe, template), {}
     for name, share in recipe.mix:
         if not corpus.get(name):
             known = ", ".join(name for name, documents in corpus.items() if documents) or "none"
@@ -214,7 +221,8 @@ def _add(
     if document.messages:
         from codellama.specialize.instruct import encode_chat
 
-        builder.add(encode_chat(tokenizer, document.messages, recipe.sequence), document.id)
+        chat = encode_chat(tokenizer, document.messages, recipe.sequence, builder.template)
+        builder.add(chat, document.id)
         return
     text = document.text[:_LONGEST]
     if recipe.infilling is not None:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from codellama.errors import CodeLlamaError
 from codellama.specialize.base import Base, load_base
+from codellama.specialize.corpus.readers import CHAT
+from codellama.specialize.corpus.record import Record
 from codellama.specialize.dataset import Document, build_dataset
 from codellama.specialize.export import save_adapter, trained_model
 from codellama.specialize.measure import score_texts
@@ -31,7 +33,7 @@ from codellama.specialize.trainer import StepRecord, Trainer
 from codellama.weights.export import export_gguf
 from codellama.weights.files import atomic_file, read_json
 
-__all__ = ["GateError", "Outcome", "held_out", "run_pipeline"]
+__all__ = ["GateError", "Outcome", "as_documents", "held_out", "run_pipeline"]
 
 Sets = Mapping[str, Sequence[Document]]
 
@@ -55,6 +57,18 @@ class Outcome:
     model: Path | None
     adapter: Path | None
     results: tuple[dict[str, Any], ...]
+
+
+def as_documents(records: Iterable[Record]) -> list[Document]:
+    """Records of a corpus as what is trained on; conversations are taken apart."""
+    documents = []
+    for record in records:
+        if record.language == CHAT:
+            turns = tuple((str(role), str(content)) for role, content in json.loads(record.text))
+            documents.append(Document(record.id, "", CHAT, turns))
+        else:
+            documents.append(Document(record.id, record.text, record.language))
+    return documents
 
 
 def held_out(corpus: Sets) -> tuple[dict[str, list[Document]], dict[str, list[Document]]]:
@@ -134,7 +148,10 @@ class _Stage:
         recipe = self.recipe
         base = load_base(self.start, infill=recipe.infilling is not None, seed=recipe.seed)
         change_positions(base, recipe)
-        data = build_dataset(recipe, self.train, base.tokenizer, base.end, self.place / "data")
+        data = build_dataset(
+            recipe, self.train, base.tokenizer, base.end, self.place / "data",
+            template=base.source.chat_template,
+        )  # fmt: skip
         trainer = Trainer(
             base, recipe, self.profile, data, self.place, on_step=on_step, on_warning=on_warning
         )

@@ -20,7 +20,7 @@ from codellama.specialize.recipe import Infilling, Lora, Optimizer, Profile, Rec
 
 __all__ = [
     "PROFILES", "RECIPES", "Gate", "Pipeline", "code", "instruct", "long_context", "pipeline",
-    "profile", "python", "smol_135m",
+    "profile", "python", "smol_135m", "smol_instruct", "smol_long",
 ]  # fmt: skip
 
 CODE_MIX = (("code", 0.85), ("nl_code", 0.08), ("nl", 0.07))
@@ -152,6 +152,33 @@ def smol_135m(tokens: int = 2_000_000, method: str = "lora") -> Recipe:
     )
 
 
+def smol_long(tokens: int = 300_000) -> Recipe:
+    """Long context for SmolLM2-135M: RoPE's base from 1e5 to 1e6, rows of 16,384."""
+    return Recipe(
+        name="smol-long",
+        tokens=tokens,
+        batch_tokens=16_384,
+        sequence=16_384,
+        mix=(("python", 0.94), ("code", 0.06)),
+        optimizer=Optimizer(learning_rate=1e-4, warmup=3, schedule="constant"),
+        infilling=Infilling(sentinel_weight=0.0),
+        rope_theta=1e6,
+        context=16_384,
+    )
+
+
+def smol_instruct(tokens: int = 300_000) -> Recipe:
+    """Instructions for SmolLM2-135M, with code rehearsed as infilling (arXiv 2509.24637: without
+    it, instruction tuning unlearns infilling).
+    """
+    return replace(
+        smol_135m(tokens, "full"),
+        name="smol-instruct",
+        mix=(("instruct", 0.75), ("python", 0.25)),
+        optimizer=Optimizer(learning_rate=1e-4, warmup=10),
+    )
+
+
 def _paper(size: str, variant: str) -> Pipeline:
     """The paper's path to one of its models."""
     stages = [code(size)]
@@ -175,6 +202,12 @@ def _smol(method: str) -> Pipeline:
     )
 
 
+def _smol_whole() -> Pipeline:
+    """All of Figure 2 on a laptop: code with infilling → long context → instruct."""
+    stages = (smol_135m(method="full"), smol_long(), smol_instruct())
+    return Pipeline(name="smol-135m-whole", base="smollm2:135m", stages=stages)
+
+
 RECIPES: dict[str, Callable[[], Pipeline]] = {
     **{
         f"codellama-{size}-{variant}": partial(_paper, size, variant)
@@ -184,6 +217,7 @@ RECIPES: dict[str, Callable[[], Pipeline]] = {
     "smol-135m": partial(_smol, "lora"),
     "smol-135m-qlora": partial(_smol, "qlora"),
     "smol-135m-full": partial(_smol, "full"),
+    "smol-135m-whole": _smol_whole,
 }
 
 PROFILES = {

@@ -27,7 +27,7 @@ _HEAD = 1000  # characters in which a generator says so
 _LONGEST_LINE = 1000
 _MEAN_LINE = 100
 _LETTERS = 0.25
-_PROSE = ("rst", "markdown", "text")
+_PROSE = ("rst", "markdown", "text", "chat")
 
 
 def reason(record: Record, *, permissive_only: bool) -> str | None:

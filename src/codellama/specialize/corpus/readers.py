@@ -25,7 +25,10 @@ from codellama.errors import RequestError
 from codellama.specialize.corpus.licenses import from_metadata, from_text, spdx_line
 from codellama.specialize.corpus.record import Record
 
-__all__ = ["LANGUAGES", "read_source"]
+__all__ = ["CHAT", "LANGUAGES", "read_source"]
+
+CHAT = "chat"
+"""The language of conversations, whose text is JSON: [[role, content], …]."""
 
 LARGEST = 1 << 20  # bytes of one file: longer ones are data or generated (BigCode: 1 MB)
 _MEMBERS = 200_000  # of one archive
@@ -193,9 +196,9 @@ def _is_license(name: str) -> bool:
 def _records(
     path: Path, kind: str, set_name: str | None, dropped: Counter[str]
 ) -> Iterator[Record]:
-    """Rows with a `text` or `content`, and as far as they have it language, license and path."""
+    """Rows with a `text`, `content` or `messages`, and as far as they have it language, license and path."""
     for number, row in enumerate(_rows(path, kind), 1):
-        text = row.get("text", row.get("content")) if isinstance(row, dict) else None
+        text = _text_of(row) if isinstance(row, dict) else None
         if not isinstance(text, str) or not text:
             dropped["no text in the row"] += 1
             continue
@@ -203,9 +206,26 @@ def _records(
         license = row.get("license", "unknown")
         license = " OR ".join(map(str, license)) if isinstance(license, list) else str(license)
         where = str(row.get("path", f"{path.name}:{number}"))
-        default = "python" if language == "python" else "code"
+        if "messages" in row:
+            language, default = CHAT, "instruct"
+        else:
+            default = "python" if language == "python" else "code"
         name = set_name or str(row.get("set", default))
         yield Record(text, language, name, license, path.name, where)
+
+
+def _text_of(row: dict[str, Any]) -> str | None:
+    """A row's text; of a conversation [{"role", "content"}, …] its JSON."""
+    if "messages" not in row:
+        text = row.get("text", row.get("content"))
+        return text if isinstance(text, str) else None
+    messages = row["messages"]
+    if not isinstance(messages, list) or not messages:
+        return None
+    pairs = [(m.get("role"), m.get("content")) for m in messages if isinstance(m, dict)]
+    if len(pairs) < len(messages) or not all(isinstance(t, str) for pair in pairs for t in pair):
+        return None
+    return json.dumps(pairs, ensure_ascii=False)
 
 
 def _rows(path: Path, kind: str) -> Iterator[Any]:

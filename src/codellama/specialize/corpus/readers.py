@@ -196,7 +196,7 @@ def _is_license(name: str) -> bool:
 def _records(
     path: Path, kind: str, set_name: str | None, dropped: Counter[str]
 ) -> Iterator[Record]:
-    """Rows with a `text`, `content` or `messages`, and as far as they have it language, license and path."""
+    """Rows with `text`, `content` or `messages`; language, license and path as far as given."""
     for number, row in enumerate(_rows(path, kind), 1):
         text = _text_of(row) if isinstance(row, dict) else None
         if not isinstance(text, str) or not text:

@@ -4,6 +4,7 @@ checkpoints are read by any number; a 512-rank layout is tried without any.
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,20 @@ from codellama.errors import RequestError
 from codellama.model.config import PUBLISHED
 from codellama.model.llama import Llama
 from codellama.specialize import distributed
+from codellama.specialize.base import load_base
+from codellama.specialize.dataset import Document, build_dataset
+from codellama.specialize.export import trained_model
 from codellama.specialize.forward import PackedLoss, attend_pieces
+from codellama.specialize.parallel import Parallel
 from codellama.specialize.recipe import Profile
 from codellama.specialize.stages import profile as find_profile
+from codellama.specialize.trainer import Trainer
+from codellama.weights.export import export_gguf
+from codellama.weights.load import open_model
+from codellama.weights.torch_model import load_llama
 
 from .conftest import TINY
+from .test_trainer import FULL32, RECIPE, trainer
 
 LENGTHS = [5, 9, 2]
 ROWS = 2
@@ -165,3 +175,45 @@ def test_a_mesh_of_another_size_is_refused(tmp_path: Path) -> None:
     finally:
         dist.destroy_process_group()
     assert replace(Profile(), mesh=(("dp", 1),)).mesh
+
+
+def specialize(rank: int, size: int, folder: str, base: str, until: int | None) -> None:
+    start(rank, size, folder + f"/{size}")
+    documents = json.loads((Path(folder) / "documents.json").read_text())
+    parallel = Parallel(replace(FULL32, mesh=(("dp", size),)))
+    loaded = load_base(Path(base), infill=True)
+    corpus = {"code": [Document(*d) for d in documents]}
+    with parallel.first():
+        data = build_dataset(
+            RECIPE, corpus, loaded.tokenizer, loaded.end, Path(folder) / "run" / "data"
+        )
+    run = Trainer(loaded, RECIPE, FULL32, data, Path(folder) / "run", parallel=parallel)
+    run.train(until=until)
+    if until is None:
+        run.finish()
+        if rank == 0:
+            model = trained_model(loaded, None, name="shared")
+            export_gguf(model, Path(folder) / "shared.gguf")
+    dist.destroy_process_group()
+
+
+def test_the_trainer_shared_out_is_the_trainer_alone(
+    tiny_base: Path, documents: list[Document], tmp_path: Path
+) -> None:
+    """Two processes, then four from their checkpoint; the model that they export is the same."""
+    one, want = trainer(tiny_base, documents, None)
+    one.train()
+    (tmp_path / "documents.json").write_text(json.dumps([[d.id, d.text] for d in documents]))
+    for size, until in ((2, 2), (4, None)):
+        (tmp_path / str(size)).mkdir()
+        mp.spawn(specialize, (size, str(tmp_path), str(tiny_base), until), nprocs=size)
+    lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, one.steps + 1))
+    assert [line["loss"] for line in lines] == pytest.approx([r.loss for r in want], rel=1e-4)
+    assert [line["gradient_norm"] for line in lines] == pytest.approx(
+        [r.gradient_norm for r in want], rel=1e-3
+    )
+    shared = load_llama(open_model(tmp_path / "shared.gguf"))
+    ids = torch.tensor([[5, 300, 2, 8]])
+    with torch.no_grad():
+        assert torch.allclose(shared(ids), one.base.model(ids), atol=1e-2)

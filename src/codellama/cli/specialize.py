@@ -64,6 +64,7 @@ def specialize(
     from codellama.cli.generate import DEFAULT_MODEL
     from codellama.hub import resolve
     from codellama.specialize.corpus.build import load_corpus
+    from codellama.specialize.parallel import start_parallel
     from codellama.specialize.run import as_documents, run_pipeline
     from codellama.specialize.stages import pipeline as find_pipeline
     from codellama.specialize.stages import profile as find_profile
@@ -71,14 +72,17 @@ def specialize(
     chosen = _with_mix(_with_tokens(find_pipeline(recipe), tokens), mix)
     machine = replace(find_profile(profile), threads=threads)
     sets = {name: as_documents(records) for name, records in load_corpus(corpus).items()}
+    parallel = start_parallel(machine)
     view = View(machine, out / "tensorboard" if tensorboard else None)
     outcome = run_pipeline(
         chosen, machine, resolve(base or chosen.base or DEFAULT_MODEL), sets, out,
-        base_name=base or chosen.base,
+        base_name=base or chosen.base, parallel=parallel,
         seconds=None if minutes is None else 60 * minutes,
         on_stage=view.stage, on_step=view.step, on_warning=view.warn,
     )  # fmt: skip
     view.close()
+    if parallel is not None and parallel.rank:
+        return
     _draw(chosen, out, view)
     if not outcome.finished or outcome.model is None:
         print(f"stopped: the same command goes on from {out}")

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from codellama.specialize.parallel import like, whole
 from codellama.specialize.recipe import Optimizer
 
 __all__ = ["MasterAdamW", "learning_rate"]
@@ -66,7 +68,7 @@ class MasterAdamW:
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.eps,
-            fused=True,
+            fused=not any(isinstance(m, DTensor) for m in self.masters.values()),
         )
 
     def collect(self) -> None:
@@ -87,7 +89,7 @@ class MasterAdamW:
         Where the norm is not finite nothing is updated: the caller stops.
         """
         masters = list(self.masters.values())
-        norm = float(nn.utils.clip_grad_norm_(masters, self.config.clip))
+        norm = float(whole(nn.utils.clip_grad_norm_(masters, self.config.clip)))
         if math.isfinite(norm):
             for group in self._adam.param_groups:
                 group["lr"] = rate
@@ -103,20 +105,21 @@ class MasterAdamW:
                 parameter.copy_(self.masters[name])
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs, by name."""
-        tensors = {f"master.{name}": m.detach() for name, m in self.masters.items()}
+        """Everything that a resumed run needs, by name; whole, however it is sharded."""
+        tensors = {f"master.{name}": whole(m.detach()) for name, m in self.masters.items()}
         for name, master in self.masters.items():
             for key, value in self._adam.state.get(master, {}).items():
-                tensors[f"{key}.{name}"] = value
+                tensors[f"{key}.{name}"] = whole(value)
         return tensors
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `state`. Raises KeyError for a missing tensor."""
         for name, master in self.masters.items():
-            master.copy_(tensors[f"master.{name}"])
+            master.copy_(like(tensors[f"master.{name}"], master))
             state = self._adam.state[master]
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{key}.{name}" in tensors:
-                    state[key] = tensors[f"{key}.{name}"].clone()
+                    value = tensors[f"{key}.{name}"].clone()
+                    state[key] = value if key == "step" else like(value, master)
         self.write_back()

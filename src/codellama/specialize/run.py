@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from codellama.specialize.corpus.record import Record
 from codellama.specialize.dataset import Document, build_dataset
 from codellama.specialize.export import save_adapter, trained_model
 from codellama.specialize.measure import score_texts
+from codellama.specialize.parallel import Parallel
 from codellama.specialize.recipe import Profile, Recipe
 from codellama.specialize.stages import Pipeline
 from codellama.specialize.trainer import StepRecord, Trainer
@@ -90,6 +92,7 @@ def run_pipeline(
     folder: Path,
     *,
     base_name: str = "",
+    parallel: Parallel | None = None,
     seconds: float | None = None,
     on_stage: Callable[[Recipe, Trainer], None] | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
@@ -99,6 +102,7 @@ def run_pipeline(
 
     Args:
         base_name: by which others find the base; adapters carry it.
+        parallel: this process among others that run the same pipeline.
         seconds: stop after about so long, with a checkpoint; None runs to the end.
 
     Raises:
@@ -117,7 +121,7 @@ def run_pipeline(
             if left is not None and left <= 0:
                 return Outcome(False, None, None, tuple(results))
             name = base_name or str(base_path) if path == base_path else str(path)
-            stage = _Stage(recipe, profile, path, train, test, place, name)
+            stage = _Stage(recipe, profile, path, train, test, place, name, parallel)
             if not stage.run(left, on_stage, on_step, on_warning):
                 return Outcome(False, None, None, tuple(results))
         results.append(read_json(place / "result.json"))
@@ -136,6 +140,7 @@ class _Stage:
     test: Sets
     place: Path
     base_name: str
+    parallel: Parallel | None
 
     def run(
         self,
@@ -148,18 +153,29 @@ class _Stage:
         recipe = self.recipe
         base = load_base(self.start, infill=recipe.infilling is not None, seed=recipe.seed)
         change_positions(base, recipe)
-        data = build_dataset(
-            recipe, self.train, base.tokenizer, base.end, self.place / "data",
-            template=base.source.chat_template,
-        )  # fmt: skip
+        with self.parallel.first() if self.parallel else nullcontext():
+            data = build_dataset(
+                recipe, self.train, base.tokenizer, base.end, self.place / "data",
+                template=base.source.chat_template,
+            )  # fmt: skip
         trainer = Trainer(
-            base, recipe, self.profile, data, self.place, on_step=on_step, on_warning=on_warning
-        )
+            base, recipe, self.profile, data, self.place,
+            parallel=self.parallel, on_step=on_step, on_warning=on_warning,
+        )  # fmt: skip
         if on_stage is not None:
             on_stage(recipe, trainer)
         if trainer.train(seconds=seconds) < trainer.steps:
             return False
         trainer.finish()
+        if self.parallel is None or self.parallel.rank == 0:
+            self._finish(base, trainer)
+        if self.parallel is not None:
+            self.parallel.wait()
+        return True
+
+    def _finish(self, base: Base, trainer: Trainer) -> None:
+        """Write the stage's model and what it cost and gained."""
+        recipe, data = self.recipe, trainer.dataset
         self._export(base, trainer)
         before = self._scores(load_base(self.start, infill=False))
         after = self._scores(load_base(self.place / "model.gguf", infill=False))
@@ -169,7 +185,6 @@ class _Stage:
             "bits_per_byte": {k: {"before": before[k], "after": after[k]} for k in before},
         }  # fmt: skip
         atomic_file(self.place / "result.json", json.dumps(result, indent=1).encode())
-        return True
 
     def _export(self, base: Base, trainer: Trainer) -> None:
         export_gguf(

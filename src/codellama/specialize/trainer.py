@@ -31,6 +31,7 @@ from codellama.specialize.dataset import Dataset, Row
 from codellama.specialize.forward import PackedLoss
 from codellama.specialize.lora import NewRows, add_lora
 from codellama.specialize.optimizer import MasterAdamW, learning_rate
+from codellama.specialize.parallel import Parallel, unshard
 from codellama.specialize.recipe import Profile, Recipe
 
 __all__ = ["DivergedError", "StepRecord", "Trainer"]
@@ -57,6 +58,7 @@ class Trainer:
 
     Args:
         folder: of the run: checkpoints/ and log.jsonl. None keeps nothing (short experiments).
+        parallel: the other processes, where there are any.
         on_step, on_warning: told of every step; of a checkpoint that could not be written.
 
     Attributes:
@@ -73,11 +75,12 @@ class Trainer:
         dataset: Dataset,
         folder: Path | None,
         *,
+        parallel: Parallel | None = None,
         on_step: Callable[[StepRecord], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
     ) -> None:
         self.base, self.recipe, self.profile, self.dataset = base, recipe, profile, dataset
-        self.folder = folder
+        self.folder, self.parallel = folder, parallel
         self._on_step, self._on_warning = on_step, on_warning
         keep_memory()
         if profile.threads is not None:
@@ -85,6 +88,8 @@ class Trainer:
         self.device = torch.device(profile.device)
         self.new_rows = self._prepare()
         self.module = PackedLoss(base.model, self.new_rows, recompute=profile.recompute)
+        if parallel is not None:
+            parallel.shard(self.module, recipe)
         trainable = {n: p for n, p in base.model.named_parameters() if p.requires_grad}
         if self.new_rows is not None:
             trainable["new_rows"] = self.new_rows.rows
@@ -99,7 +104,8 @@ class Trainer:
     def _prepare(self) -> NewRows | None:
         """Freeze or free the weights, wrap them, and move them into the compute type."""
         model, recipe = self.base.model, self.recipe
-        dtype = getattr(torch, self.profile.dtype)
+        # FSDP keeps float32 shards and casts what it gathers.
+        dtype = torch.float32 if self.parallel else getattr(torch, self.profile.dtype)
         rows = None
         if recipe.lora is None:
             model.requires_grad_(True)
@@ -127,13 +133,19 @@ class Trainer:
             record = self._train_step()
             self._log(record)
             now = time.monotonic()
-            if now - saved > 60 * self.profile.checkpoint_minutes:
+            if self._all(now - saved > 60 * self.profile.checkpoint_minutes):
                 self.save()
                 saved = now
-            if seconds is not None and now - begin >= seconds:
+            if seconds is not None and self._all(now - begin >= seconds):
                 break
         self.save()
         return self.step
+
+    def _all(self, wish: bool) -> bool:
+        """What process 0 wishes: clocks differ, and all must do the same."""
+        if self.parallel is None:
+            return wish
+        return self.parallel.total(float(wish and self.parallel.rank == 0)) > 0
 
     def rows(self, step: int) -> list[Row]:
         """The rows of a step: a pure function, so that a bad step can be looked at again."""
@@ -143,22 +155,27 @@ class Trainer:
 
     def _train_step(self) -> StepRecord:
         began = time.monotonic()
-        rows = self.rows(self.step)
+        every = self.rows(self.step)
+        rank, size = (self.parallel.rank, self.parallel.size) if self.parallel else (0, 1)
+        rows = every[rank::size]
         rate = learning_rate(self.recipe.optimizer, self.step, self.steps)
-        total = float(sum(_target_weights(row).sum() for row in rows))
+        total = float(sum(_target_weights(row).sum() for row in every))
         loss = 0.0
         for start in range(0, len(rows), self.profile.micro_rows):
             part = self._loss(rows[start : start + self.profile.micro_rows]) / max(total, 1.0)
+            part = part * size  # FSDP takes the mean of the processes' gradients
             part.backward()  # type: ignore[no-untyped-call]
             self.optimizer.collect()
-            loss += float(part.detach())
+            loss += float(part.detach()) / size
+        if self.parallel is not None:
+            loss = self.parallel.total(loss)
         norm = self.optimizer.step(rate) if math.isfinite(loss) else math.nan
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise self._diverged(rows, loss)
+            raise self._diverged(every, loss)
         if self.new_rows is not None:
             self.new_rows.sync()
         self.step += 1
-        self.last_tokens = sum(len(row.tokens_T) for row in rows)
+        self.last_tokens = sum(len(row.tokens_T) for row in every)
         self.tokens += self.last_tokens
         return StepRecord(
             self.step, self.tokens, loss, rate, norm, round(time.monotonic() - began, 3)
@@ -184,6 +201,9 @@ class Trainer:
 
     def finish(self) -> None:
         """Put the float32 masters into the model, for export. No step can follow."""
+        if self.parallel is not None:
+            unshard(self.module)
+            return
         for name, parameter in self.optimizer.parameters.items():
             parameter.data = self.optimizer.masters[name].data
 
@@ -193,16 +213,22 @@ class Trainer:
         """A checkpoint of now. A disk that is full is told of, and training goes on."""
         if self.folder is None:
             return
+        tensors = self.optimizer.state()
+        if self.parallel is not None and self.parallel.rank:
+            self.parallel.wait()
+            return
         state = {"key": self.key, "recipe": asdict(self.recipe), "tokens": self.tokens}
         try:
             save_checkpoint(
-                self.folder / "checkpoints", self.step, self.optimizer.state(), state,
+                self.folder / "checkpoints", self.step, tensors, state,
                 self.profile.keep,
             )  # fmt: skip
         except ModelFileError as error:
             if self._on_warning is None:
                 raise
             self._on_warning(f"no checkpoint at step {self.step}: {error}")
+        if self.parallel is not None:
+            self.parallel.wait()
 
     def _resume(self) -> None:
         path = latest(self.folder / "checkpoints") if self.folder is not None else None
@@ -213,9 +239,12 @@ class Trainer:
         if self.new_rows is not None:
             self.new_rows.sync()
         self.step, self.tokens = int(state["step"]), int(state["tokens"])
-        self._cut_log()
+        if self.parallel is None or not self.parallel.rank:
+            self._cut_log()
 
     def _log(self, record: StepRecord) -> None:
+        if self.parallel is not None and self.parallel.rank:
+            return
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "log.jsonl").open("a") as file:

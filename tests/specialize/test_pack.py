@@ -112,3 +112,12 @@ def test_what_is_missing_is_said(tiny_base: Path) -> None:
         )
     with pytest.raises(RequestError, match="no infilling tokens"):
         build_dataset(RECIPE, {"code": [Document("a", "b")]}, base.tokenizer, 0, None)
+
+
+def test_documents_without_text_are_said(tiny_base: Path) -> None:
+    base = load_base(tiny_base, infill=False)
+    with pytest.raises(RequestError, match="hold no text"):
+        build_dataset(
+            replace(RECIPE, infilling=None), {"code": [Document("a", "")]}, base.tokenizer, None,
+            None,
+        )  # fmt: skip

@@ -201,6 +201,7 @@ def _take(
     recipe = builder.recipe
     missing, epoch = round(share * recipe.tokens), 0
     while True:
+        left = missing
         order = shuffled(len(documents), f"{recipe.key}\0{name}\0{epoch}")
         for place, index in enumerate(order):
             before = len(builder.lengths)
@@ -209,7 +210,7 @@ def _take(
             if missing <= 0:
                 return epoch + (place + 1) / len(documents)
         epoch += 1
-        if not builder.lengths:
+        if missing == left:
             raise RequestError(f"the documents in {name!r} hold no text")
 
 
@@ -228,7 +229,8 @@ def _add(
     if recipe.infilling is not None:
         numbers = draws(recipe.key, document.id, epoch)
         parts = split(text, recipe.infilling, numbers, document.language)
-        # A token is at least a byte of text, so most long documents need no encoding to know.
+        # Code has 3 to 4 characters a token: what has more than 12 of them for each place in a row
+        # does not fit one, and need not be encoded to know it.
         if parts is not None and len(text) <= 12 * recipe.sequence:
             rearranged = encode_split(tokenizer, parts, recipe.infilling, end)
             if len(rearranged.ids) <= builder.room:

@@ -19,7 +19,15 @@ from codellama.errors import CodeLlamaError, RequestError
 from codellama.specialize.corpus import filters
 from codellama.specialize.corpus.build import CorpusOptions, build_corpus, load_corpus
 from codellama.specialize.corpus.decontaminate import Decontaminator, normalized_functions
-from codellama.specialize.corpus.dedup import clusters, jaccard, keep_one, near_pairs, shingles
+from codellama.specialize.corpus.dedup import (
+    ShingleHashes,
+    clusters,
+    jaccard,
+    keep_one,
+    near_pairs,
+    overlap,
+    shingles,
+)
 from codellama.specialize.corpus.evaluations import evaluation_texts
 from codellama.specialize.corpus.licenses import (
     from_metadata,
@@ -257,6 +265,17 @@ def test_near_duplicates_are_found_and_verified() -> None:
     assert found <= truth  # verified: precision is 1
     assert len(found) >= 0.95 * len(truth) > 25
     assert near_pairs([]) == []
+
+
+@given(a=st.lists(st.sampled_from("ab c de"), max_size=30), b=st.lists(st.sampled_from("ab c de")))
+def test_hashed_shingles_are_shingles(a: list[str], b: list[str]) -> None:
+    texts = [" ".join(a), " ".join(b)]
+    hash_text = ShingleHashes()
+    fast = [hash_text(text) for text in texts]
+    slow = [shingles(text) for text in texts]
+    if all(len(part) >= 9 for part in texts):  # shorter ones are one shingle of their own
+        assert [len(f) for f in fast] == [len(s) for s in slow]
+        assert overlap(*fast) == pytest.approx(jaccard(*slow))
 
 
 def test_of_a_cluster_the_freest_and_longest_stays() -> None:

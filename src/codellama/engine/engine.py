@@ -19,7 +19,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -34,23 +33,10 @@ from codellama.engine.request import FinishReason, Output, Request, SamplingPara
 from codellama.engine.runner import BLOCK_SIZE, Batch, Logits, Runner
 from codellama.engine.scheduler import Scheduler, SchedulerConfig
 from codellama.engine.sequence import Sequence, Slot
+from codellama.engine.status import EngineStatus
 from codellama.errors import CodeLlamaError, ContextOverflowError, RequestError
 
-__all__ = ["Engine", "EngineStatus"]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatus:
-    """Sequences that run and wait; KV blocks in all and unreferenced; tokens in the prefix tree;
-    pre-emptions so far.
-    """
-
-    running: int
-    waiting: int
-    blocks: int
-    free_blocks: int
-    cached_tokens: int
-    preemptions: int
+__all__ = ["Engine"]
 
 
 class Engine:

@@ -169,6 +169,45 @@ void matmul(const Packed& packed, In<float, 2> x, Out<float, 2> out, const std::
     }
 }
 
+// The same by the matrix unit's bfloat16 tiles, in runs of at most `run` blocks of 32 columns.
+void matmul_on_unit(const Packed& packed, In<float, 2> x, Out<float, 2> out, const std::string& isa, int run) {
+    const Matrix& w = packed.matrix;
+    const MatrixUnit* unit = choose_kernels(isa)->unit;
+    const UnpackTile unpack = unit != nullptr ? unit->unpack[static_cast<int>(w.format)] : nullptr;
+    require(unpack != nullptr && w.columns % kUnitColumns == 0, "no matrix unit takes this");
+    const int n = static_cast<int>(x.shape(0)), blocks = w.columns / kUnitColumns;
+    require(static_cast<int>(x.shape(1)) == w.columns && out.shape(0) == x.shape(0) &&
+                static_cast<int>(out.shape(1)) == w.rows && run > 0,
+            "shapes do not match");
+    const int m_tiles = (n + kLanes - 1) / kLanes;
+    std::vector<uint16_t> tiles(static_cast<size_t>(m_tiles * blocks * kUnitTile));
+    std::vector<uint16_t> weights(static_cast<size_t>(kUnitPair * run * kUnitTile));
+    std::vector<float> sums(static_cast<size_t>(m_tiles * kUnitPair * kUnitSums));
+    for (int r = 0; r < n; ++r) {
+        unit->pack_row(
+            x.data() + static_cast<ptrdiff_t>(r) * w.columns, w.columns,
+            tiles.data() + static_cast<ptrdiff_t>(r / kLanes) * blocks * kUnitTile + r % kLanes * kUnitColumns);
+    }
+    unit->begin();
+    for (int tile = 0; tile < w.n_tiles(); tile += kUnitPair) {
+        const int n_tiles = std::min(kUnitPair, w.n_tiles() - tile);
+        for (int first = 0; first < blocks; first += run) {
+            const int n_k = std::min(run, blocks - first);
+            for (int t = 0; t < n_tiles; ++t) {
+                unpack(w.tile(tile + t), w.n_blocks(), first, first + n_k, weights.data() + t * n_k * kUnitTile);
+            }
+            unit->multiply({tiles.data() + first * kUnitTile, ptrdiff_t{blocks} * kUnitTile, weights.data(),
+                            ptrdiff_t{n_k} * kUnitTile, m_tiles, n_tiles, n_k, sums.data(), first > 0});
+        }
+        const int column = tile * kLanes, width = std::min(kUnitPair * kLanes, w.rows - column);
+        for (int m = 0; m < m_tiles; ++m) {
+            unit->store(sums.data() + m * kUnitPair * kUnitSums, std::min(kLanes, n - m * kLanes), width,
+                        out.data() + static_cast<ptrdiff_t>(m) * kLanes * w.rows + column, w.rows);
+        }
+    }
+    unit->end();
+}
+
 void quantize(In<float, 1> x, Out<int8_t, 1> q, Out<float, 1> d, const std::string& isa) {
     const size_t n = x.shape(0);
     require(n % kBlock == 0 && q.shape(0) == n && d.shape(0) == n / kBlock, "lengths do not match");
@@ -270,6 +309,8 @@ NB_MODULE(_native, m) {
     m.def("pack", &pack, nb::arg("ggml_type"), nb::arg("rows"), nb::arg("columns"), array("source"));
     m.def("unpack", &unpack, nb::arg("packed"), array("out"));
     m.def("matmul", &matmul, nb::arg("packed"), array("x"), array("out"), nb::arg("isa"), nb::arg("rows_at_once"));
+    m.def("matmul_on_unit", &matmul_on_unit, nb::arg("packed"), array("x"), array("out"), nb::arg("isa"),
+          nb::arg("run"));
     m.def("quantize", &quantize, array("x"), array("q"), array("d"), nb::arg("isa"));
     m.def("rms_norm", &rms_norm, array("x"), array("weight"), nb::arg("eps"), array("out"), nb::arg("isa"));
     m.def("silu_mul", &silu_mul, array("gate"), array("up"), nb::arg("isa"));

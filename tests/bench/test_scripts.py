@@ -40,7 +40,7 @@ def test_a_start_is_timed_to_the_first_visible_byte() -> None:
     code = "import time; print(' ', flush=True); time.sleep(0.2); print(input()); time.sleep(0.2)"
     seconds, peak_mb = cold_start.start([sys.executable, "-c", code], "hello\n")
     assert seconds >= 0.2
-    assert 5 < peak_mb < 1000
+    assert peak_mb > 5  # no upper bound: the system counts this large process until the exec
 
 
 def test_a_start_without_output_is_an_error() -> None:

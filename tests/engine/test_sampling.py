@@ -63,10 +63,12 @@ def test_cuts_agree_with_the_obvious_version(logits_V: Logits, params: SamplingP
         weights_C = weights_C.astype(np.float64)
     got = dict(zip(ids_C.tolist(), (weights_C / weights_C.sum()).tolist(), strict=True))
     want = obvious(logits_V, params)
-    # On the edge of top_p a rounding may keep or drop one of several equal tokens more.
-    for token in set(got) ^ set(want):
+    # On the edge of top_p a rounding may keep or drop one of several equal tokens more, and the
+    # row's sums are good to 3e-6: tokens that weigh less than that together may part, too.
+    parted = [got.get(token, 0) + want.get(token, 0) for token in set(got) ^ set(want)]
+    if sum(parted) > 1e-5:
         assert abs(len(got) - len(want)) <= 1, (got, want)
-        assert got.get(token, 0) + want.get(token, 0) <= min({**got, **want}.values()) * 1.5 + 1e-9
+        assert max(parted) <= min({**got, **want}.values()) * 1.5 + 1e-9
     if set(got) == set(want):
         for token, probability in want.items():
             assert got[token] == pytest.approx(probability, rel=1e-5, abs=1e-12)

@@ -85,13 +85,14 @@ def test_a_model_is_measured_and_a_second_run_does_nothing(
     words = (*words, "--max-tokens", "24", "--out", "run", "--json")
     first = json.loads(codellama(*words, cwd=tmp_path).stdout)
     raw = (tmp_path / "run" / "raw.jsonl").read_bytes()
+    samples = (tmp_path / "run" / "samples.jsonl").read_bytes()
     second = json.loads(codellama(*words, cwd=tmp_path).stdout)
     assert first["pass@1"] == second["pass@1"]
     assert first["config"]["model"]["sha256"].startswith("b179c952")
     assert (tmp_path / "run" / "raw.jsonl").read_bytes() == raw
     other = (*words[:-3], "--out", "other", "--json")
     codellama(*other, cwd=tmp_path)
-    assert (tmp_path / "other" / "raw.jsonl").read_bytes() == raw  # greedy: the same bytes
+    assert (tmp_path / "other" / "samples.jsonl").read_bytes() == samples
     again = codellama(*words[:-1], "--stage", "execute", "--stage", "score", cwd=tmp_path)
     assert "pass@1" in again.stdout
 

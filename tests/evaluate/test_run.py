@@ -105,8 +105,8 @@ def test_files_are_the_same_from_run_to_run(tmp_path: Path) -> None:
         model = Oracle(suite)
         model.parallel = parallel
         all_stages(tmp_path / name, model, n=2)
-    for name in ("raw.jsonl", "samples.jsonl"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    first, second = ((tmp_path / name / "samples.jsonl").read_bytes() for name in "ab")
+    assert first == second
     records = read_lines(tmp_path / "a" / "samples.jsonl")
     assert records[:2] == [
         {"task_id": "sum/0", "sample": 0, "completion": "0"},
@@ -157,7 +157,8 @@ def test_execution_resumes_and_follows_changed_samples(tmp_path: Path) -> None:
     (tmp_path / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
     run = Run(tmp_path, suite, model={"name": "oracle"})
     run.execute(None)  # type: ignore[arg-type]
-    assert judged == ["sum/3", *(f"sum/{i}" for i in range(15, 20))]
+    kept = {json.loads(line)["task_id"] for line in lines[:15]} - {"sum/3"}
+    assert sorted(judged) == sorted({f"sum/{i}" for i in range(20)} - kept)
     assert run.score()["pass@1"] == 19 / 20
 
 
@@ -165,8 +166,8 @@ def test_sandbox_failures_are_left_out_counted_and_judged_again(tmp_path: Path) 
     suite = Sums()
     all_stages(tmp_path, Oracle(suite))
     outcomes = read_lines(tmp_path / "outcomes.jsonl")
-    outcomes[0]["status"] = "error"
-    outcomes[1]["status"] = "failed"
+    outcomes[0] |= {"status": "error"}
+    outcomes[1] |= {"status": "failed"}
     (tmp_path / "outcomes.jsonl").write_text("".join(json.dumps(o) + "\n" for o in outcomes))
     run = Run(tmp_path, suite, model={"name": "oracle"})
     result = run.score()
@@ -174,6 +175,23 @@ def test_sandbox_failures_are_left_out_counted_and_judged_again(tmp_path: Path) 
     assert result["pass@1"] == pytest.approx(18 / 19)
     run.execute(None)  # type: ignore[arg-type]
     assert run.score()["pass@1"] == 19 / 20  # the error is gone, the failure was a verdict
+
+
+def test_a_slow_answer_holds_up_no_others_line(tmp_path: Path) -> None:
+    """What is ready is on disk, though the first question is still open."""
+    gate = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 0:
+            assert gate.wait(10)
+        return item
+
+    seen = []
+    for item, _ in Local(3)(work, range(9)):
+        seen.append(item)
+        if len(seen) == 8:
+            gate.set()
+    assert seen[-1] == 0 and len(seen) == 9
 
 
 def test_a_folder_holds_one_run(tmp_path: Path) -> None:
@@ -237,8 +255,8 @@ def test_bootstrap_covers_the_mean() -> None:
     assert bootstrap(values) == (low, high)
 
 
-def test_local_fan_out_keeps_the_order_and_raises() -> None:
-    assert [r for _, r in Local(4)(lambda x: x * x, range(50))] == [x * x for x in range(50)]
+def test_local_fan_out_does_each_once_and_raises() -> None:
+    assert sorted(Local(4)(lambda x: x * x, range(50))) == [(x, x * x) for x in range(50)]
     with pytest.raises(ZeroDivisionError):
         list(Local(4)(lambda x: 1 // x, [1, 0, 1]))
 

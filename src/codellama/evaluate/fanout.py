@@ -1,4 +1,5 @@
-"""The same function over many items, in parallel, with results in the items' order.
+"""The same function over many items, in parallel; results as they are ready, so that a kill loses
+only what is in flight. Whoever needs an order sorts.
 
 `Local` uses threads: judging waits for boxes, generating waits for the engine. ray_fanout.py does
 the same over a cluster.
@@ -6,16 +7,15 @@ the same over a cluster.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 __all__ = ["FanOut", "Local"]
 
 
 class FanOut(Protocol):
-    """work over items → (item, result) in the items' order, as they are ready."""
+    """work over items → (item, result), as they are ready."""
 
     def __call__(
         self, work: Callable[[Any], Any], items: Sequence[Any]
@@ -23,30 +23,24 @@ class FanOut(Protocol):
 
 
 class Local:
-    """Threads of this process.
+    """Threads of this process. Raises what `work` raises, after what had begun has ended."""
 
-    An item is begun at most `ahead` items before the oldest unfinished one, so that a kill loses
-    little.
-    """
-
-    def __init__(self, workers: int, ahead: int = 4) -> None:
+    def __init__(self, workers: int) -> None:
         self.workers = max(1, workers)
-        self.ahead = ahead * self.workers
 
     def __call__(
         self, work: Callable[[Any], Any], items: Sequence[Any]
     ) -> Iterator[tuple[Any, Any]]:
-        waiting: deque[tuple[Any, Future[Any]]] = deque()
+        left = iter(items)
+        running: dict[Future[Any], Any] = {}
         with ThreadPoolExecutor(self.workers) as pool:
-            try:
-                for item in items:
-                    waiting.append((item, pool.submit(work, item)))
-                    if len(waiting) >= self.ahead:
-                        first, future = waiting.popleft()
-                        yield first, future.result()
-                while waiting:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            finally:
-                for _, future in waiting:
-                    future.cancel()
+            while True:
+                for item in left:
+                    running[pool.submit(work, item)] = item
+                    if len(running) >= self.workers:
+                        break
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield running.pop(future), future.result()

@@ -1,5 +1,4 @@
-"""fanout.FanOut over a Ray cluster (extra `cluster`): the same items, the same order, the same
-results, on any number of machines.
+"""fanout.FanOut over a Ray cluster (extra `cluster`): the same results on any number of machines.
 
 `work` travels once to each worker; a task whose worker dies is run again elsewhere, which changes
 nothing, since it is a pure function of its item. Every machine needs this package, bubblewrap and,
@@ -9,7 +8,6 @@ for generating, the model.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
@@ -54,15 +52,17 @@ class RayFanOut:
             num_cpus=self.cpus, max_retries=RETRIES, retry_exceptions=False
         )
         shipped = ray.put(work)
-        waiting: deque[tuple[Any, Any]] = deque()
-        for item in items:
-            waiting.append((item, task.remote(shipped, item)))
-            if len(waiting) >= self.ahead:
-                first, future = waiting.popleft()
-                yield first, ray.get(future)
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, ray.get(future)
+        left = iter(items)
+        running: dict[Any, Any] = {}
+        while True:
+            for item in left:
+                running[task.remote(shipped, item)] = item
+                if len(running) >= self.ahead:
+                    break
+            if not running:
+                return
+            (first, *_), _ = ray.wait(list(running), num_returns=1)
+            yield running.pop(first), ray.get(first)
 
 
 def _call(work: Callable[[Any], Any], item: Any) -> Any:

@@ -1,7 +1,4 @@
-"""JSON Lines that survive a kill: whole lines are kept, a torn last one is dropped and redone.
-
-Lines are appended in a fixed order, so the same run writes the same bytes.
-"""
+"""JSON Lines that survive a kill: whole lines are kept, a torn last one is dropped and redone."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@
     outcomes.jsonl   a verdict and values for each sample
     result.json      the score, and everything needed to repeat it
 
-A kill at any point loses the lines in flight and nothing else. Lines are in the data set's order,
-so equal answers make equal files, whatever the batch size or the number of workers.
+A kill at any point loses what is in flight and nothing else. raw.jsonl and outcomes.jsonl are in
+the order of completion, samples.jsonl in the data set's: equal answers make equal samples, whatever
+the batch size or the number of workers.
 """
 
 from __future__ import annotations
@@ -151,14 +152,16 @@ class Run:
     def extract(self) -> None:
         """Completions from raw answers: cheap, so always anew."""
         by_id = {problem.task_id: problem for problem in self.problems}
+        raws = {_key(raw): raw["raw"] for raw in read_lines(self._path("raw"), torn=True)}
         records = [
             {
-                "task_id": raw["task_id"],
-                "sample": raw["sample"],
-                "completion": self.suite.extract(by_id[raw["task_id"]], raw["raw"]),
+                "task_id": task_id,
+                "sample": sample,
+                "completion": self.suite.extract(problem, raws[task_id, sample]),
             }
-            for raw in read_lines(self._path("raw"), torn=True)
-            if raw["task_id"] in by_id and raw["sample"] < self.n
+            for task_id, problem in by_id.items()
+            for sample in range(self.n)
+            if (task_id, sample) in raws
         ]
         write_lines(self._path("samples"), records)
 

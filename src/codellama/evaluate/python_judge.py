@@ -7,12 +7,15 @@ that output. A candidate can still recognise which problem it is asked, as any p
 from __future__ import annotations
 
 import json
+import py_compile
 import socket
 import subprocess
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 from codellama.evaluate.sandbox import PYTHON, Ended, Limits, Sandbox, watch
 from codellama.evaluate.verdicts import Status, Verdict
@@ -43,9 +46,9 @@ class PythonProgram:
 def judge_python(sandbox: Sandbox, program: PythonProgram, limits: Limits) -> Verdict:
     """Run both boxes to their end. Never raises for what the candidate does."""
     ours, theirs = socket.socketpair()
-    files = {"rpc.py": _source()}
+    files = {"rpc.pyc": _compiled()}
     task = {"prelude": program.prelude, "remote": program.remote, "tests": program.tests}
-    command = [PYTHON, "-I", "-S", "-B", "/tmp/box/rpc.py"]
+    command = [PYTHON, "-I", "-S", "-B", "/tmp/box/rpc.pyc"]
     boxes = []
     with ours, theirs:
         try:
@@ -117,5 +120,11 @@ def _tail(ended: Ended) -> str:
 
 
 @cache
-def _source() -> str:
-    return resources.files("codellama.evaluate.inside").joinpath("rpc.py").read_text()
+def _compiled() -> bytes:
+    """inside/rpc.py as bytecode: boxes run this interpreter, and compiling costs them 6 ms."""
+    source = resources.files("codellama.evaluate.inside").joinpath("rpc.py")
+    with resources.as_file(source) as path, tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "rpc.pyc"
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        py_compile.compile(str(path), str(target), "rpc.py", True, invalidation_mode=mode)
+        return target.read_bytes()

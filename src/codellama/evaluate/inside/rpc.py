@@ -19,7 +19,6 @@ import builtins
 import json
 import os
 import sys
-import traceback
 from collections import OrderedDict, deque
 from types import CodeType
 from typing import Any
@@ -275,9 +274,12 @@ def names(code: CodeType) -> set[str]:
 
 
 def failure(error: BaseException) -> dict[str, str]:
+    import traceback  # 5 ms, which most programs do not need
+
     told = traceback.TracebackException.from_exception(error)
     # Our own frames tell nobody anything.
-    frames = [frame for frame in told.stack if frame.filename != __file__]
+    own = failure.__code__.co_filename
+    frames = [frame for frame in told.stack if frame.filename != own]
     told.stack = traceback.StackSummary.from_list(frames)
     trace = "".join(told.format())[-DETAIL:]
     return {"error": type(error).__name__, "text": str(error)[:DETAIL], "trace": trace}

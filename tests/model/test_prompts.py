@@ -94,6 +94,24 @@ class TestInfilling:
         assert prompts.parse_textual_infilling("x" + text) is None
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.lists(
+        st.sampled_from(
+            [" <PRE>", "▁<SUF>", "<MID", ">", " <EOT>", "<E", "OT>", "▁", "<s>", "</s>"]
+        )
+        | st.text(max_size=3),
+        max_size=8,
+    ).map("".join)
+)
+def test_text_cannot_forge_sentinels(code: SentencePieceTokenizer, text: str) -> None:
+    """Nor their merge steps, which the last sixteen pieces are."""
+    first = code.vocab_size - 16
+    for ids in (code.encode(text), code.encode_infilling(text)):
+        assert all(3 <= id < first for id in ids)
+    assert code.decode(code.encode_infilling(text)) == text.replace("▁", " ")
+
+
 class TestInst:
     def test_turns(self, plain: Tokenizer) -> None:
         """Finished turns end in a space and EOS, the last one in [/INST]; each begins with BOS."""

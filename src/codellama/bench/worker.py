@@ -136,7 +136,7 @@ class _Bench:
         for start in range(0, len(tokens), CHUNK):
             part = tokens[start : start + CHUNK]
             last = len(part) - 1
-            self._step(part, [0, len(part)], [past + start], table_SB, [last])
+            self._step(part, [0, len(part)], [past + start], table_SB, [last], prompt=True)
 
     def _decode(self, case: Case) -> float:
         n, width = case.sequences, _blocks(case)
@@ -152,7 +152,14 @@ class _Bench:
         return time.perf_counter() - begin
 
     def _step(
-        self, tokens_T: Int32, starts: list[int], past: list[int], tables_SB: Int32, rows: list[int]
+        self,
+        tokens_T: Int32,
+        starts: list[int],
+        past: list[int],
+        tables_SB: Int32,
+        rows: list[int],
+        *,
+        prompt: bool = False,
     ) -> None:
         self._runner.run(
             Batch(
@@ -161,6 +168,7 @@ class _Bench:
                 past_S=np.array(past, np.int32),
                 blocks_SB=tables_SB,
                 rows_R=np.array(rows, np.int32),
+                n_decode=0 if prompt else len(tokens_T),
             )
         )
 

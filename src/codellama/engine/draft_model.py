@@ -70,6 +70,7 @@ class DraftModel:
                     past_S=np.array([past + start], np.int32),
                     blocks_SB=np.array(blocks, np.int32)[None],
                     rows_R=np.array([len(part) - 1], np.int32),
+                    n_decode=len(part) if len(part) < BLOCK_SIZE else 0,
                 )
             )
             if len(part) == 1:

@@ -98,7 +98,9 @@ class Perplexity(LongContext):
             figures[f"{name} 95%"] = [exp(each) for each in bootstrap(losses)]
         lengths = [key for key in figures if "@" in key and not key.endswith("%")]
         if lengths:
-            figures = {"perplexity": figures[lengths[-1]], **figures}
+            longest = lengths[-1]
+            interval = figures[f"{longest} 95%"]
+            figures = {"perplexity": figures[longest], "perplexity 95%": interval, **figures}
         return figures
 
     def notes(self) -> list[str]:

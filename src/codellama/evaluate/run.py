@@ -20,7 +20,8 @@ import os
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,11 +135,11 @@ class Run:
         wanted = [
             p for p in self.problems if any((p.task_id, i) not in have for i in range(self.n))
         ]
-        begin, done = time.monotonic(), len(self.problems) - len(wanted)
+        done = len(self.problems) - len(wanted)
 
         answer = Answer(self.suite, model, self.n, self.decoding)
         fan_out = fan_out or Local(min(model.parallel, self.suite.parallel))
-        with Appender(self._path("raw")) as file:
+        with self._timed("generate", wanted), Appender(self._path("raw")) as file:
             for problem, raws in fan_out(answer, wanted):
                 for sample, raw in enumerate(raws):
                     if (problem.task_id, sample) not in have:
@@ -146,8 +147,6 @@ class Run:
                         file.write(record)
                 done += 1
                 self.progress(done, len(self.problems), "generate")
-        if wanted:
-            self._add_time("generate", time.monotonic() - begin)
 
     def extract(self) -> None:
         """Completions from raw answers: cheap, so always anew."""
@@ -202,17 +201,15 @@ class Run:
         kept = [known[_key(s)] for s in samples if known.get(_key(s), {}).get("of") == _digest(s)]
         write_lines(self._path("outcomes"), kept)
         by_id = {problem.task_id: problem for problem in self.problems}
-        begin, done = time.monotonic(), len(kept)
+        done = len(kept)
 
         judge = Judge(self.suite, by_id, executor)
         fan_out = fan_out or Local(cores() + 1)
-        with Appender(self._path("outcomes")) as file:
+        with self._timed("execute", waiting), Appender(self._path("outcomes")) as file:
             for sample, outcome in fan_out(judge, waiting):
                 file.write(_outcome_record(sample, outcome))
                 done += 1
                 self.progress(done, len(samples), "execute")
-        if waiting:
-            self._add_time("execute", time.monotonic() - begin)
         if self.suite.executes and isinstance(executor, SandboxExecutor):
             write_json(self._path("execution", "json"), executor.description())
 
@@ -284,11 +281,18 @@ class Run:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(path, {**config, "begun": now, "versions": versions()})
 
-    def _add_time(self, stage: str, seconds: float) -> None:
-        path = self._path("times", "json")
-        times = read_json(path) if path.exists() else {}
-        times[f"{stage}_s"] = round(times.get(f"{stage}_s", 0.0) + seconds, 2)
-        write_json(path, times)
+    @contextmanager
+    def _timed(self, stage: str, work: Sequence[object]) -> Iterator[None]:
+        """Adds to a stage's time, of a run that is cut off, too."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            path = self._path("times", "json")
+            times = read_json(path) if path.exists() else {}
+            spent = times.get(f"{stage}_s", 0.0) + time.monotonic() - begin
+            if work:
+                write_json(path, {**times, f"{stage}_s": round(spent, 2)})
 
 
 def cores() -> int:

@@ -72,6 +72,7 @@ def test_mbpp_references_pass_and_wrong_ones_fail(data: Data, executor: SandboxE
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # the references' own
 def test_every_mbpp_reference_passes(data: Data, executor: SandboxExecutor) -> None:
     """All 974, the few-shot and training ones too; 367 and 927 need the order of set-up."""
     suite = make_suite("mbpp", data)

@@ -30,6 +30,8 @@ llm.invoke("def f(x):")
 """
 
 
+# The client leaves its connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_langchain_ollama(live: Live) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -10,11 +10,14 @@ import httpx
 import pytest
 
 from serve.conftest import Live
+from serve.support import INFILLS
 
 
 @pytest.fixture(scope="module")
 def http(infilling: Live) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=infilling.url, timeout=60) as client:
+        # Loaded afresh: other tests of this server may have asked for a longer context.
+        client.post("/api/generate", json={"model": INFILLS, "keep_alive": 0})
         yield client
 
 

@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for a dated result file")
     args = parser.parse_args()
     from codellama.native import default_threads
-    from speed import processor
+    from codellama.bench.machine import processor
 
     args.threads = args.threads or default_threads()
     args.text = args.text or list(TEXTS)

@@ -226,8 +226,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, help="folder for a dated result file")
     args = parser.parse_args()
-    from codellama.native import default_threads
     from codellama.bench.machine import processor
+    from codellama.native import default_threads
 
     args.threads = args.threads or default_threads()
     args.text = args.text or list(TEXTS)

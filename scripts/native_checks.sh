@@ -17,12 +17,12 @@ build() { # folder, flags…
 
 asan() {
     echo "== AddressSanitizer and UndefinedBehaviorSanitizer"
-    "$(build asan -DCMAKE_CXX_FLAGS='-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all')"
+    "$(build asan -DCMAKE_CXX_FLAGS='-g1 -O1 -fsanitize=address,undefined -fno-sanitize-recover=all')"
 }
 
 tsan() {
     echo "== ThreadSanitizer"
-    "$(build tsan -DCMAKE_CXX_FLAGS='-g -O1 -fsanitize=thread')"
+    "$(build tsan -DCMAKE_CXX_FLAGS='-g1 -O1 -fsanitize=thread')"
 }
 
 neon() {

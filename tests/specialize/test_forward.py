@@ -123,6 +123,22 @@ def test_adapters_start_without_effect_and_train_alone(model: Llama) -> None:
     assert torch.allclose(adapter(x), merged, atol=1e-5)
 
 
+def test_an_adapter_has_the_gradients_of_its_definition(model: Llama) -> None:
+    add_lora(model, Lora(rank=4, alpha=8), seed=0)
+    _, adapter = next(lora_layers(model))
+    torch.nn.init.normal_(adapter.b)
+    x = torch.randn(2, 5, TINY.dim, requires_grad=True)
+    parts = (x, adapter.a, adapter.b)
+    written = F.linear(x, adapter.weight) + adapter.scale * F.linear(
+        F.linear(x, adapter.a), adapter.b
+    )
+    slope = torch.randn_like(written)
+    want = torch.autograd.grad(written, parts, slope)
+    got = torch.autograd.grad(adapter(x), parts, slope)
+    for a, b in zip(got, want, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
 @pytest.mark.parametrize("type", ["Q4_1", "Q8_0", "F32"])
 def test_adapters_on_a_quantized_base(tmp_path: Path, type: str) -> None:
     """The same products and gradients as over the dequantized weights, which are not kept."""

@@ -22,13 +22,47 @@ from torch import Tensor, nn
 
 from codellama.model.config import ModelConfig
 
-__all__ = ["KVCache", "Llama", "RMSNorm", "apply_rope", "rope_angles"]
+__all__ = [
+    "KVCache", "Llama", "Pointwise", "RMSNorm", "rms_norm", "rope_angles", "rotate", "swiglu",
+]  # fmt: skip
 
 
-class RMSNorm(nn.Module):
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) · weight, in float32 and back; the weight multiplies after the cast, as in
     Meta's code.
     """
+    x32 = x.float()
+    normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+    return normed.to(x.dtype) * weight
+
+
+def rotate(x_BTNH: Tensor, cos_BTh: Tensor, sin_BTh: Tensor) -> Tensor:
+    """Rotate pairs (2i, 2i + 1) of each head by angles of these cosines and sines, in float32."""
+    x32 = x_BTNH.float()
+    even, odd = x32[..., 0::2], x32[..., 1::2]
+    cos, sin = cos_BTh.unsqueeze(-2), sin_BTh.unsqueeze(-2)
+    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1)
+    return rotated.flatten(-2).to(x_BTNH.dtype)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up."""
+    return F.silu(gate) * up
+
+
+@dataclass(frozen=True, slots=True)
+class Pointwise:
+    """What a layer computes element by element; training may put compiled versions in its place
+    (`Llama.use_pointwise`).
+    """
+
+    norm: Callable[[Tensor, Tensor, float], Tensor] = rms_norm
+    rotate: Callable[[Tensor, Tensor, Tensor], Tensor] = rotate
+    swiglu: Callable[[Tensor, Tensor], Tensor] = swiglu
+
+
+class RMSNorm(nn.Module):
+    pointwise = Pointwise()
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -36,9 +70,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        x32 = x.float()
-        normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return normed.to(x.dtype) * self.weight
+        return self.pointwise.norm(x, self.weight, self.eps)
 
 
 def rope_angles(config: ModelConfig, positions: Tensor, factors: Tensor | None = None) -> Tensor:
@@ -53,15 +85,6 @@ def rope_angles(config: ModelConfig, positions: Tensor, factors: Tensor | None =
         frequencies = frequencies / factors.double()
     scaled = positions.double() / config.rope_scaling.factor
     return (scaled[..., None] * frequencies).float()
-
-
-def apply_rope(x_BTNH: Tensor, angles_BTh: Tensor) -> Tensor:
-    """Rotate pairs (2i, 2i + 1) of each head by their angles, in float32."""
-    x32 = x_BTNH.float()
-    even, odd = x32[..., 0::2], x32[..., 1::2]
-    cos, sin = angles_BTh.cos().unsqueeze(-2), angles_BTh.sin().unsqueeze(-2)
-    rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1)
-    return rotated.flatten(-2).to(x_BTNH.dtype)
 
 
 @dataclass(slots=True)
@@ -92,6 +115,8 @@ class KVCache:
 
 
 class Attention(nn.Module):
+    pointwise = Pointwise()
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
@@ -107,7 +132,8 @@ class Attention(nn.Module):
         q = self.wq(x_BTD).unflatten(-1, (self.n_heads, self.head_dim))
         k = self.wk(x_BTD).unflatten(-1, (self.n_kv_heads, self.head_dim))
         v = self.wv(x_BTD).unflatten(-1, (self.n_kv_heads, self.head_dim))
-        return apply_rope(q, angles_BTh), apply_rope(k, angles_BTh), v
+        cos, sin = angles_BTh.cos(), angles_BTh.sin()
+        return self.pointwise.rotate(q, cos, sin), self.pointwise.rotate(k, cos, sin), v
 
     def attend(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask: Tensor | None) -> Tensor:
         """softmax(q·k/√H)·v, kv heads shared by groups of query heads, then wo. `mask` None is
@@ -131,6 +157,8 @@ Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
 class FeedForward(nn.Module):
     """SwiGLU: w2(silu(w1 x) · w3 x)."""
 
+    pointwise = Pointwise()
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.w1 = nn.Linear(config.dim, config.ffn_dim, bias=False)
@@ -138,7 +166,7 @@ class FeedForward(nn.Module):
         self.w3 = nn.Linear(config.dim, config.ffn_dim, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        out_BTD: Tensor = self.w2(F.silu(self.w1(x_BTD)) * self.w3(x_BTD))
+        out_BTD: Tensor = self.w2(self.pointwise.swiglu(self.w1(x_BTD), self.w3(x_BTD)))
         return out_BTD
 
 
@@ -185,6 +213,12 @@ class Llama(nn.Module):
             else:
                 std = narrow if name.endswith(("wo.weight", "w2.weight")) else 0.02
                 nn.init.normal_(parameter, std=std, generator=generator)
+
+    def use_pointwise(self, pointwise: Pointwise) -> None:
+        """Compute the element-wise parts of every layer by these functions from now on."""
+        for module in self.modules():
+            if isinstance(module, RMSNorm | Attention | FeedForward):
+                module.pointwise = pointwise
 
     def hidden(
         self,

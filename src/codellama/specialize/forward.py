@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from codellama.model.llama import Attention, Llama, rope_angles
+from codellama.specialize.attention import attend_pieces
 from codellama.specialize.lora import NewRows
 
 __all__ = [
-    "PackedLoss", "attend_pieces", "chunked_loss", "head_weight", "packed_hidden", "positions",
+    "PackedLoss", "chunked_loss", "head_weight", "packed_hidden", "positions",
 ]  # fmt: skip
 
 CHUNK = 512
@@ -103,21 +104,6 @@ def packed_hidden(
             x_1TD = block(x_1TD, angles_1Th, attend)
     out_TD: Tensor = model.norm(x_1TD[0])
     return out_TD
-
-
-def attend_pieces(q_1TNH: Tensor, k_1TKH: Tensor, v_1TKH: Tensor, sizes: list[int]) -> Tensor:
-    """Causal attention inside every piece, [1, T, N · H]."""
-    grouped = q_1TNH.shape[2] != k_1TKH.shape[2]
-    outs = [
-        F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
-            is_causal=True, enable_gqa=grouped,
-        ).transpose(1, 2)
-        for q, k, v in zip(
-            *(torch.split(x, sizes, 1) for x in (q_1TNH, k_1TKH, v_1TKH)), strict=True
-        )
-    ]  # fmt: skip
-    return torch.cat(outs, 1).flatten(-2)
 
 
 def head_weight(model: Llama) -> Tensor:

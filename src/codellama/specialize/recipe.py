@@ -166,7 +166,8 @@ class Profile:
         micro_rows: rows of one forward pass; gradients are summed over the batch.
         checkpoint_minutes: between checkpoints; keep: how many stay.
         recompute: activation checkpointing: a third more compute for much less memory.
-        compile: torch.compile of each layer.
+        compile: torch.compile of what is element-wise; None where the stage is long enough to pay
+            for it and a C++ compiler is there.
         threads: None leaves PyTorch's choice.
     """
 
@@ -177,6 +178,6 @@ class Profile:
     checkpoint_minutes: float = 5.0
     keep: int = 2
     recompute: bool = False
-    compile: bool = False
+    compile: bool | None = None
     threads: int | None = None
     mesh: tuple[tuple[str, int], ...] = ()

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from codellama.errors import CodeLlamaError, ModelFileError
 from codellama.specialize.base import Base
 from codellama.specialize.checkpoint import latest, load_checkpoint, save_checkpoint
+from codellama.specialize.compiled import compiled_pointwise, pays
 from codellama.specialize.dataset import Dataset, Row
 from codellama.specialize.forward import PackedLoss
 from codellama.specialize.lora import NewRows, add_lora
@@ -100,6 +101,7 @@ class Trainer:
             f"{recipe.key}\0{base.model.config}\0{dataset.tokens}\0{len(dataset.plan)}".encode()
         ).hexdigest()[:16]
         self._resume()
+        self._compile()
 
     def _prepare(self) -> NewRows | None:
         """Freeze or free the weights, wrap them, and move them into the compute type."""
@@ -116,10 +118,20 @@ class Trainer:
         model.to(self.device, dtype).train()
         if rows is not None:
             rows.to(self.device, dtype)
-        if self.profile.compile:
-            for block in model.layers:
-                block.feed_forward.compile()  # type: ignore[union-attr]
         return rows
+
+    def _compile(self) -> None:
+        """Compile what is element-wise, if it pays or was asked for; else, or in vain, go on."""
+        wish = self.profile.compile
+        if wish is False or (wish is None and not pays(self.steps - self.step)):
+            return
+        dtype = next(self.base.model.parameters()).dtype
+        try:
+            self.base.model.use_pointwise(compiled_pointwise(self.device, dtype))
+        except (RuntimeError, OSError, ImportError) as error:
+            if self._on_warning is not None:
+                reason = str(error).strip().splitlines()[0]
+                self._on_warning(f"not compiled, training goes on slower: {reason}")
 
     def train(self, *, until: int | None = None, seconds: float | None = None) -> int:
         """Steps up to `until` (default: all), or until `seconds` have passed; a checkpoint is

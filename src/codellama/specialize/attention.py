@@ -1,0 +1,86 @@
+"""Causal attention inside every piece of a packed row.
+
+Pieces are functions of a hundred tokens or two, for which PyTorch's attention on a CPU is slow
+backward: its own backward of one piece of 256 is 3.3 ms. Short pieces therefore have a backward of
+plain batched products here; long ones, and other devices, PyTorch's.
+
+Shape legend: T tokens of the row, n of one piece, N query heads, K kv heads, G query heads of a kv
+head, H head_dim.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["SHORT", "attend_pieces"]
+
+SHORT = 384
+"""Longest piece whose scores are held whole: [9, 384, 384] float32 are 5 MB, about a core's L2."""
+
+
+def attend_pieces(q_1TNH: Tensor, k_1TKH: Tensor, v_1TKH: Tensor, sizes: list[int]) -> Tensor:
+    """softmax(q·k/√H)·v of every piece alone, [1, T, N · H]."""
+    heads = (q_1TNH.shape[2], k_1TKH.shape[2])
+    parts = zip(*(torch.split(x, sizes, 1) for x in (q_1TNH, k_1TKH, v_1TKH)), strict=True)
+    outs = []
+    for q, k, v in parts:
+        if q.device.type == "cpu" and q.shape[1] <= SHORT:
+            out: Tensor = _ShortPiece.apply(q, k, v)  # type: ignore[no-untyped-call]
+        else:
+            out = F.scaled_dot_product_attention(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
+                is_causal=True, enable_gqa=heads[0] != heads[1],
+            ).transpose(1, 2)  # fmt: skip
+        outs.append(out)
+    return torch.cat(outs, 1).flatten(-2)
+
+
+class _ShortPiece(torch.autograd.Function):
+    """One piece: PyTorch's forward, and its derivative written out (arXiv 2205.14135, §B.4)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out_1NnH, norm_1Nn = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.0, True
+        )
+        out: Tensor = out_1NnH.transpose(1, 2)
+        ctx.save_for_backward(q, k, v, out, norm_1Nn)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor, Tensor, Tensor]:
+        (slope,) = slopes
+        q, k, v, out, norm_1Nn = ctx.saved_tensors
+        n, N, H = q.shape[1:]
+        K = k.shape[2]
+        G, scale = N // K, 1 / math.sqrt(H)
+        rows = (K, G * n, 1)
+        q_KrH, slope_KrH = _grouped(q * scale, K), _grouped(slope.contiguous(), K)
+        k_KnH, v_KnH = k[0].transpose(0, 1), v[0].transpose(0, 1)
+        norm = norm_1Nn.reshape(rows)
+        drift = _grouped((slope.float() * out).sum(-1, keepdim=True), K)
+
+        weights = torch.bmm(q_KrH, k_KnH.mT).float().sub_(norm).exp_()
+        weights.view(K, G, n, n).tril_()
+        grad_v = torch.bmm(weights.to(q.dtype).mT, slope_KrH)
+        inner = torch.bmm(slope_KrH, v_KnH.mT)
+        inner_slope = weights.mul_(inner - drift).to(q.dtype)
+        grad_q = torch.bmm(inner_slope, k_KnH).mul_(scale)
+        grad_k = torch.bmm(inner_slope.mT, q_KrH)
+        return (
+            grad_q.view(K, G, n, H).permute(2, 0, 1, 3).reshape(1, n, N, H),
+            grad_k.transpose(0, 1)[None],
+            grad_v.transpose(0, 1)[None],
+        )
+
+
+def _grouped(x_1nNH: Tensor, kv_heads: int) -> Tensor:
+    """[K, G · n, H]: the rows of all query heads that share a kv head, one head after another."""
+    _, n, N, H = x_1nNH.shape
+    x_KGnH = x_1nNH.view(n, kv_heads, N // kv_heads, H).permute(1, 2, 0, 3)
+    return x_KGnH.reshape(kv_heads, -1, H)

@@ -1,0 +1,64 @@
+"""Compiled parts compute what the plain ones do; where nothing compiles, that is said."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from codellama.model.llama import Llama
+from codellama.specialize import compiled
+from codellama.specialize.base import load_base
+from codellama.specialize.compiled import WORTH_STEPS, compiled_pointwise, pays
+from codellama.specialize.dataset import Document, build_dataset
+from codellama.specialize.recipe import Profile
+from codellama.specialize.trainer import Trainer
+
+from .conftest import TINY
+from .test_trainer import RECIPE
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns while it traces
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_compiled_is_plain() -> None:
+    torch.manual_seed(0)
+    plain = Llama(TINY)
+    plain.init_weights()
+    fast = copy.deepcopy(plain)
+    fast.use_pointwise(compiled_pointwise(torch.device("cpu"), torch.float32))
+    for count in (7, 40):
+        tokens = torch.randint(0, TINY.vocab_size, (1, count))
+        a, b = plain(tokens), fast(tokens)
+        assert torch.allclose(a, b, atol=1e-5)
+        a.square().mean().backward()
+        b.square().mean().backward()
+    for p, q in zip(plain.parameters(), fast.parameters(), strict=True):
+        assert p.grad is not None and q.grad is not None
+        assert torch.allclose(p.grad, q.grad, atol=1e-5)
+
+
+def test_only_long_stages_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: "/usr/bin/" + name)
+    assert pays(WORTH_STEPS) and not pays(WORTH_STEPS - 1)
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    assert not pays(WORTH_STEPS)
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(
+    tiny_base: Path, documents: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no C++ compiler found\nmore")
+
+    monkeypatch.setattr("codellama.specialize.trainer.compiled_pointwise", fails)
+    said: list[str] = []
+    base = load_base(tiny_base, infill=True)
+    data = build_dataset(RECIPE, {"code": documents}, base.tokenizer, base.end, None)
+    machine = Profile(compile=True)
+    run = Trainer(base, RECIPE, machine, data, None, on_warning=said.append)
+    assert run.train(until=1) == 1
+    assert said == ["not compiled, training goes on slower: no C++ compiler found"]

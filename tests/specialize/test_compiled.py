@@ -12,8 +12,9 @@ import torch
 from codellama.model.llama import Llama
 from codellama.specialize import compiled
 from codellama.specialize.base import load_base
-from codellama.specialize.compiled import WORTH_STEPS, compiled_pointwise, pays
+from codellama.specialize.compiled import WORTH_STEPS, compile_loss, pays
 from codellama.specialize.dataset import Document, build_dataset
+from codellama.specialize.forward import PackedLoss
 from codellama.specialize.recipe import Profile
 from codellama.specialize.trainer import Trainer
 
@@ -29,13 +30,14 @@ def test_compiled_is_plain() -> None:
     plain = Llama(TINY)
     plain.init_weights()
     fast = copy.deepcopy(plain)
-    fast.use_pointwise(compiled_pointwise(torch.device("cpu"), torch.float32))
+    exact, compiled = PackedLoss(plain), PackedLoss(fast)
+    compile_loss(compiled, torch.device("cpu"), torch.float32)
     for count in (7, 40):
-        tokens = torch.randint(0, TINY.vocab_size, (1, count))
-        a, b = plain(tokens), fast(tokens)
-        assert torch.allclose(a, b, atol=1e-5)
-        a.square().mean().backward()
-        b.square().mean().backward()
+        tokens, weights = torch.randint(0, TINY.vocab_size, (count,)), torch.rand(count)
+        losses = [module(tokens, [3, count - 3], weights) for module in (exact, compiled)]
+        assert torch.allclose(losses[0], losses[1], rtol=1e-5)
+        for loss in losses:
+            loss.backward()
     for p, q in zip(plain.parameters(), fast.parameters(), strict=True):
         assert p.grad is not None and q.grad is not None
         assert torch.allclose(p.grad, q.grad, atol=1e-5)
@@ -54,7 +56,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(
     def fails(*_: object) -> None:
         raise RuntimeError("no C++ compiler found\nmore")
 
-    monkeypatch.setattr("codellama.specialize.trainer.compiled_pointwise", fails)
+    monkeypatch.setattr("codellama.specialize.trainer.compile_loss", fails)
     said: list[str] = []
     base = load_base(tiny_base, infill=True)
     data = build_dataset(RECIPE, {"code": documents}, base.tokenizer, base.end, None)

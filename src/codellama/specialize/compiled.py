@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from codellama.model.llama import Pointwise, rms_norm, rotate, swiglu
+from codellama.specialize.forward import PackedLoss, entropy
 
-__all__ = ["WORTH_STEPS", "compiled_pointwise", "pays"]
+__all__ = ["WORTH_STEPS", "compile_loss", "compiled_pointwise", "pays"]
 
 WORTH_STEPS = 100
 """Steps that win back the time that compiling takes: 25 s at 0.4 s a step, and some."""
@@ -25,6 +26,18 @@ WORTH_STEPS = 100
 def pays(steps: int) -> bool:
     """Whether to compile for this many steps, if it was not said."""
     return steps >= WORTH_STEPS and any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+def compile_loss(module: PackedLoss, device: torch.device, dtype: torch.dtype) -> None:
+    """Compile what `module` computes element by element, or leave it as it is.
+
+    Raises whatever the compiler raises (RuntimeError's kinds, OSError).
+    """
+    pointwise, loss = compiled_pointwise(device, dtype), _compiled(entropy)
+    logits = torch.ones(3, 48, device=device, dtype=dtype)
+    loss(logits, torch.zeros(3, dtype=torch.int64, device=device), torch.ones(3, device=device))
+    module.model.use_pointwise(pointwise)
+    module.entropy = loss
 
 
 def compiled_pointwise(device: torch.device, dtype: torch.dtype) -> Pointwise:
@@ -42,7 +55,7 @@ def compiled_pointwise(device: torch.device, dtype: torch.dtype) -> Pointwise:
     return pointwise
 
 
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """For any number of tokens: `dynamic` compiles once, not for every length of a row."""
     compiled: Callable[..., Any] = torch.compile(function, dynamic=True)
     return compiled

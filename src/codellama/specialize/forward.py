@@ -24,13 +24,14 @@ from codellama.specialize.attention import attend_pieces
 from codellama.specialize.lora import NewRows
 
 __all__ = [
-    "PackedLoss", "chunked_loss", "head_weight", "packed_hidden", "positions",
+    "Entropy", "PackedLoss", "chunked_loss", "entropy", "head_weight", "packed_hidden", "positions",
 ]  # fmt: skip
 
 CHUNK = 512
 """Tokens whose logits exist at one time: 100 MB in float32 for a vocabulary of 49,152."""
 
 Embed = Callable[[Tensor], Tensor]
+Entropy = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class PackedLoss(nn.Module):
@@ -39,6 +40,9 @@ class PackedLoss(nn.Module):
     Args:
         new_rows: the few trainable rows of a frozen embedding, or None.
         recompute: see `packed_hidden`.
+
+    Attributes:
+        entropy: loss and slopes of a chunk; training may put a compiled version in its place.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class PackedLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.new_rows, self.recompute = model, new_rows, recompute
+        self.entropy: Entropy = entropy
 
     def forward(self, tokens_T: Tensor, lengths: Sequence[int], weights_T: Tensor) -> Tensor:
         """Σ weight · cross-entropy; weights_T[i] is that of predicting token i + 1 from i."""
@@ -64,6 +69,7 @@ class PackedLoss(nn.Module):
             weights_T,
             rows_RD=None if rows is None else rows.rows,
             row_ids_R=None if rows is None else rows.ids,
+            entropy=self.entropy,
         )
 
 
@@ -112,6 +118,17 @@ def head_weight(model: Llama) -> Tensor:
     return weight
 
 
+def entropy(logits_cV: Tensor, targets_c: Tensor, weights_c: Tensor) -> tuple[Tensor, Tensor]:
+    """(Σ weight · cross-entropy in float32, its derivative by the logits in their type)."""
+    logits = logits_cV.float()
+    norm_c = logits.logsumexp(1)
+    at_c1 = targets_c[:, None]
+    loss = (weights_c * (norm_c - logits.gather(1, at_c1)[:, 0])).sum()
+    hit_cV = torch.arange(logits.shape[1], device=logits.device) == at_c1
+    slope_cV = ((logits - norm_c[:, None]).exp() - hit_cV.int()) * weights_c[:, None]
+    return loss, slope_cV.to(logits_cV.dtype)
+
+
 def chunked_loss(
     hidden_TD: Tensor,
     head_VD: Tensor,
@@ -121,6 +138,7 @@ def chunked_loss(
     rows_RD: Tensor | None = None,
     row_ids_R: Tensor | None = None,
     chunk: int = CHUNK,
+    entropy: Entropy = entropy,
 ) -> Tensor:
     """Σ weight · cross-entropy over tokens, float32; positions of weight 0 are not computed.
 
@@ -134,7 +152,7 @@ def chunked_loss(
     if len(used) < len(weights_T):
         hidden_TD, targets_T, weights_T = hidden_TD[used], targets_T[used], weights_T[used]
     loss: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden_TD, head_VD, rows_RD, targets_T, weights_T, row_ids_R, chunk
+        hidden_TD, head_VD, rows_RD, targets_T, weights_T, row_ids_R, chunk, entropy
     )
     return loss
 
@@ -150,6 +168,7 @@ class _ChunkedLoss(torch.autograd.Function):
         weights_T: Tensor,
         row_ids_R: Tensor | None,
         chunk: int,
+        entropy: Entropy,
     ) -> Tensor:
         total = torch.zeros((), device=hidden_TD.device)
         grad_hidden = torch.empty_like(hidden_TD)
@@ -159,14 +178,9 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_rows = None if rows_RD is None else torch.zeros_like(rows_RD, dtype=torch.float32)
         for begin in range(0, len(hidden_TD), chunk):
             part = slice(begin, begin + chunk)
-            h_cD, weight_c = hidden_TD[part], weights_T[part]
-            logits_cV = F.linear(h_cD, head_VD).float()
-            norm_c = logits_cV.logsumexp(1)
-            at = targets_T[part][:, None]
-            total += (weight_c * (norm_c - logits_cV.gather(1, at)[:, 0])).sum()
-            slope_cV = logits_cV.sub_(norm_c[:, None]).exp_()
-            slope_cV.scatter_add_(1, at, torch.full_like(at, -1, dtype=slope_cV.dtype))
-            slope_cV = slope_cV.mul_(weight_c[:, None]).to(h_cD.dtype)
+            h_cD = hidden_TD[part]
+            loss, slope_cV = entropy(F.linear(h_cD, head_VD), targets_T[part], weights_T[part])
+            total += loss
             grad_hidden[part] = slope_cV @ head_VD
             if grad_head is not None:
                 grad_head += slope_cV.T @ h_cD
@@ -185,5 +199,5 @@ class _ChunkedLoss(torch.autograd.Function):
             hidden * slope.to(hidden.dtype),
             None if head is None else (head * slope).to(head_type),
             None if rows is None else (rows * slope).to(rows_type),
-            None, None, None, None,
+            None, None, None, None, None,
         )  # fmt: skip

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from codellama.errors import CodeLlamaError, ModelFileError
 from codellama.specialize.base import Base
 from codellama.specialize.checkpoint import latest, load_checkpoint, save_checkpoint
-from codellama.specialize.compiled import compiled_pointwise, pays
+from codellama.specialize.compiled import compile_loss, pays
 from codellama.specialize.dataset import Dataset, Row
 from codellama.specialize.forward import PackedLoss
 from codellama.specialize.lora import NewRows, add_lora
@@ -127,7 +127,7 @@ class Trainer:
             return
         dtype = next(self.base.model.parameters()).dtype
         try:
-            self.base.model.use_pointwise(compiled_pointwise(self.device, dtype))
+            compile_loss(self.module, self.device, dtype)
         except (RuntimeError, OSError, ImportError) as error:
             if self._on_warning is not None:
                 reason = str(error).strip().splitlines()[0]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codellama.api.merged import open_merged
 from codellama.engine.runner import BLOCK_SIZE
 from codellama.errors import RequestError
 from codellama.model.config import ModelConfig
@@ -65,7 +66,7 @@ def open_parts(
 
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise RequestError(f"threads is {threads!r}: it must be an integer from 1 up")
-    model_file = _open(resolve(name_or_path))
+    model_file = open_merged(resolve(name_or_path))
     length = serving_context(model_file.config, context)
     device = pick_device(device)
     if device == "cpu":  # what the native engine holds; PyTorch's own errors tell of the others
@@ -103,21 +104,6 @@ def _draft_runner(
     if device == "cpu":
         check_memory(model_file, length)
     return _runner(model_file, length, device, threads, isa, None, None)
-
-
-def _open(path: Path) -> ModelFile:
-    """The model at a path; an adapter's is its base with the adapter merged, in 8 bits."""
-    from codellama.weights.load import open_model
-
-    if path.suffix == ".safetensors" and path.is_file():
-        from codellama.hub import resolve
-        from codellama.weights.adapter import base_of, open_adapted
-        from codellama.weights.tensor import GGMLType
-
-        base = base_of(path)
-        if base is not None:
-            return open_adapted(open_model(resolve(base)), path, GGMLType.Q8_0)
-    return open_model(path)
 
 
 def _runner(

@@ -60,10 +60,10 @@ def copy(source: str, target: str) -> None:
 
 
 def _open(name: str) -> ModelFile:
+    from codellama.api.merged import open_merged
     from codellama.hub import resolve
-    from codellama.weights.load import open_model
 
-    return open_model(resolve(name))
+    return open_merged(resolve(name))
 
 
 def describe(name: str, contexts: list[int]) -> dict[str, Any]:

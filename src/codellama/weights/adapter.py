@@ -78,9 +78,16 @@ def base_of(path: Path) -> str | None:
     """The name of the model that an adapter changes; None for a file that is no adapter, or does
     not tell.
     """
+    from safetensors import SafetensorError, safe_open
+
     if path.suffix != ".safetensors" or not path.is_file():
         return None
-    base = read_adapter(path)[1].get("base")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+    except (OSError, SafetensorError, ValueError):
+        return None
+    base = about.get("base") if isinstance(about, dict) else None
     return base if isinstance(base, str) else None
 
 

@@ -4,11 +4,15 @@
 
 The same shape (SmolLM2-135M, random weights), rows (2 × 1,024 tokens, four documents each), type
 (bfloat16 products, float32 weights) and optimizer (AdamW, one step a batch). Every contestant runs
-in a process of its own, one after the other, twice around; reported is the median of all steps but
-each process's first. Peers see the rows as one text each, without document masks, as they pack by
+in a process of its own, one after the other, and around in the other order; reported is the median
+of all steps but each process's first. Peers see the rows as one text each, without document masks, as they pack by
 default: that is less attention work to keep apart, and more of it to compute.
 
-Needs transformers and accelerate for the peers; those not installed are left out and named.
+Every contestant also runs compiled by torch.compile (the peers their whole model, we what is
+element-wise), unless --no-compile; the first step, which compiles, is not counted.
+
+Needs transformers, accelerate and, for LoRA, peft for the peers; those not installed are left out
+and named.
 """
 
 from __future__ import annotations
@@ -20,11 +24,17 @@ import statistics
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from codellama.bench.machine import processor
+
 ROWS, LENGTH, DOCUMENT = 2, 1024, 256
 CONTESTANTS = ("ours", "plain loop", "HF Trainer")
+COMPILED = ", compiled"
 
 
 def tokens(step: int) -> Any:
@@ -34,7 +44,7 @@ def tokens(step: int) -> Any:
     return torch.randint(20, 49_000, (ROWS, LENGTH), generator=generator)
 
 
-def ours(steps: int, method: str) -> list[float]:
+def ours(steps: int, method: str, compiled: bool) -> list[float]:
     import numpy as np
     import torch
 
@@ -65,7 +75,7 @@ def ours(steps: int, method: str) -> list[float]:
     source: Any = SimpleNamespace(tensor=None)
     base = Base(model, None, source, (), None)  # type: ignore[arg-type]
     run = Trainer(
-        base, recipe, Profile(micro_rows=ROWS), data, None,
+        base, recipe, Profile(micro_rows=ROWS, compile=compiled), data, None,
         on_step=lambda record: seconds.append(record.seconds),
     )  # fmt: skip
     run.train()
@@ -91,10 +101,11 @@ def peer_model(method: str) -> Any:
     return model
 
 
-def plain_loop(steps: int, method: str) -> list[float]:
+def plain_loop(steps: int, method: str, compiled: bool) -> list[float]:
     import torch
 
     model = peer_model(method)
+    run = torch.compile(model) if compiled else model
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     seconds = []
@@ -102,7 +113,7 @@ def plain_loop(steps: int, method: str) -> list[float]:
         began = time.monotonic()
         ids = tokens(step)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(input_ids=ids, labels=ids).loss
+            loss = run(input_ids=ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -111,7 +122,7 @@ def plain_loop(steps: int, method: str) -> list[float]:
     return seconds
 
 
-def hf_trainer(steps: int, method: str) -> list[float]:
+def hf_trainer(steps: int, method: str, compiled: bool) -> list[float]:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     marks: list[float] = []
@@ -127,7 +138,7 @@ def hf_trainer(steps: int, method: str) -> list[float]:
     arguments = TrainingArguments(
         "/tmp/codellama-bench-trainer", per_device_train_batch_size=ROWS, max_steps=steps,
         use_cpu=True, bf16=True, report_to=[], save_strategy="no", optim="adamw_torch_fused",
-        disable_tqdm=True, dataloader_pin_memory=False,
+        disable_tqdm=True, dataloader_pin_memory=False, torch_compile=compiled,
     )  # fmt: skip
     Trainer(peer_model(method), arguments, train_dataset=rows, callbacks=[Clock()]).train()
     return [b - a for a, b in zip(marks[::2], marks[1::2], strict=True)]
@@ -137,17 +148,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--method", choices=("full", "lora"), default="full")
-    parser.add_argument("--only", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--turns", type=int, default=2, help="of all contestants, in either order")
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--out", default="", help="name of the result files; none: print only")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        run = dict(zip(CONTESTANTS, (ours, plain_loop, hf_trainer), strict=True))[options.only]
-        seconds = run(options.steps, options.method)
+        name, _, compiled = options.only.partition(COMPILED[0])
+        run = dict(zip(CONTESTANTS, (ours, plain_loop, hf_trainer), strict=True))[name]
+        seconds = run(options.steps, options.method, bool(compiled))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(json.dumps({"seconds": seconds, "peak_gb": peak}))
         return
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
-    for _ in range(2):
-        for name in CONTESTANTS:
+    names = [*CONTESTANTS, *(() if options.no_compile else (n + COMPILED for n in CONTESTANTS))]
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for turn in range(options.turns):
+        for name in names if turn == 0 else names[::-1]:
             command = [sys.executable, __file__, "--only", name, "--method", options.method]
             done = subprocess.run(
                 [*command, "--steps", str(options.steps)], capture_output=True, text=True
@@ -156,12 +172,34 @@ def main() -> None:
                 print(f"{name}: left out: {done.stderr.strip().splitlines()[-1]}")
                 continue
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
+    report({name: runs for name, runs in found.items() if runs}, options)
+
+
+def report(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> None:
+    """The table, to the terminal and, if asked, into a dated result file."""
+    lines = [f"| {options.method} | tokens/s | ours is | peak, GB |", "| --- | --- | --- | --- |"]
+    speeds = {
+        name: ROWS * LENGTH / statistics.median(s for run in runs for s in run["seconds"][1:])
+        for name, runs in found.items()
+    }
+    best = max(speed for name, speed in speeds.items() if name.startswith("ours"))
     for name, runs in found.items():
-        if runs:
-            seconds = [s for run in runs for s in run["seconds"][1:]]
-            speed = ROWS * LENGTH / statistics.median(seconds)
-            peak = max(run["peak_gb"] for run in runs)
-            print(f"{name:12} {options.method:5} {speed:7.0f} tokens/s   peak {peak:.2f} GB")
+        peak = max(run["peak_gb"] for run in runs)
+        lines.append(f"| {name} | {speeds[name]:.0f} | {best / speeds[name]:.2f}× | {peak:.2f} |")
+    print("\n".join(lines))
+    if not options.out:
+        return
+    versions = {n: version(n) for n in ("torch", "transformers", "accelerate", "peft")}
+    stamp = datetime.now(UTC).strftime("%Y-%m-%d")
+    path = Path(__file__).parent / "results" / f"{stamp}-{options.out}"
+    head = [
+        f"# {options.out}, {stamp}", "", f"- {processor()}",
+        f"- {', '.join(f'{n} {v}' for n, v in versions.items())}",
+        f"- python benchmarks/training.py --method {options.method} --steps {options.steps}"
+        f" --turns {options.turns}", "",
+    ]  # fmt: skip
+    path.with_suffix(".md").write_text("\n".join([*head, *lines, ""]))
+    path.with_suffix(".json").write_text(json.dumps({"versions": versions, "runs": found}) + "\n")
 
 
 if __name__ == "__main__":

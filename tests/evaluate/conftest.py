@@ -1,4 +1,6 @@
-"""Fixtures of the evaluation tests: one sandbox for all, or why they are skipped."""
+"""Fixtures of the evaluation tests: one sandbox for all, or why they are skipped. `each_sandbox`
+repeats a test over everything that can build a box here.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from codellama.evaluate.backends import BACKENDS, Backend
 from codellama.evaluate.data import Data
 from codellama.evaluate.executor import SandboxExecutor
 from codellama.evaluate.sandbox import Sandbox, SandboxError
@@ -15,6 +18,15 @@ from codellama.evaluate.sandbox import Sandbox, SandboxError
 def sandbox() -> Sandbox:
     try:
         return Sandbox()
+    except SandboxError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def each_sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    backend: Backend = request.param
+    try:
+        return Sandbox(backend=backend)
     except SandboxError as error:
         pytest.skip(str(error))
 

@@ -19,6 +19,11 @@ check(add)
 QUICK = Limits(cpu_s=1, wall_s=3)
 
 
+@pytest.fixture
+def sandbox(each_sandbox: Sandbox) -> Sandbox:
+    return each_sandbox
+
+
 def judged(sandbox: Sandbox, code: str, tests: str = TESTS) -> Verdict:
     return judge_python(sandbox, PythonProgram(code, tests, ("add",)), QUICK)
 

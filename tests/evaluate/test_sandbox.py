@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from codellama.evaluate import bubblewrap
+from codellama.evaluate import backends
 from codellama.evaluate import sandbox as sandbox_module
 from codellama.evaluate.sandbox import PYTHON, Ended, Limits, Sandbox, SandboxError
+
+
+@pytest.fixture
+def sandbox(each_sandbox: Sandbox) -> Sandbox:
+    """Every test here is a promise of every backend."""
+    return each_sandbox
+
 
 SMALL = Limits(cpu_s=1, wall_s=4, memory_mb=256, output_kb=64)
 
@@ -82,8 +92,6 @@ def test_no_capabilities_and_a_user_of_its_own(sandbox: Sandbox) -> None:
     assert "CapEff:\t0000000000000000" in first
     assert "NoNewPrivs:\t1" in first
     assert first.split()[0] != "0"
-    import os
-
     if os.getuid() == 0:
         assert first.split()[0] != second.split()[0]
 
@@ -216,12 +224,82 @@ def test_a_box_that_does_not_start_is_not_the_programs_fault(sandbox: Sandbox) -
 
 def test_without_isolation_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    bubblewrap.isolation_problem.cache_clear()
+    backends.problem.cache_clear()
     try:
-        with pytest.raises(SandboxError, match=r"bwrap is not installed.*--unsafe-run"):
+        reason = r"bwrap is not installed; unshare is not installed.*--unsafe-run"
+        with pytest.raises(SandboxError, match=reason):
             Sandbox()
     finally:
-        bubblewrap.isolation_problem.cache_clear()
+        backends.problem.cache_clear()
+
+
+def test_a_backend_that_does_not_work_is_not_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("bwrap", "unshare"):
+        tool = tmp_path / name
+        tool.write_text("#!/bin/sh\necho no namespaces >&2; exit 1\n")
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    backends.problem.cache_clear()
+    try:
+        reason = r"bwrap does not work here \(no namespaces\); unshare does not work here"
+        with pytest.raises(SandboxError, match=reason):
+            Sandbox()
+    finally:
+        backends.problem.cache_clear()
+
+
+def test_the_fallback_is_taken_without_bubblewrap(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox
+) -> None:
+    if sandbox.backend != "unshare":
+        pytest.skip("the other backend's test")
+    tried = []
+
+    def problem(name: str) -> str | None:
+        tried.append(name)
+        return "no" if name == "bwrap" else None
+
+    monkeypatch.setattr(backends, "problem", problem)
+    assert Sandbox().backend == "unshare"
+    assert tried == ["bwrap", "unshare"]
+
+
+def test_mounts_cannot_be_undone(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Not even as root of a namespace of one's own, which a program may make."""
+    (tmp_path / "x").touch()
+    script = """
+mount -o remount,bind,rw /usr; touch /usr/here /tmp/box/a/here
+umount /usr /tmp /python; ls -d /mnt/* /home/* /old* /proc/1/root/*
+"""
+    done = sandbox.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script],
+        binds={str(tmp_path): "/bound"},
+    )
+    assert done.stdout == ""
+    assert done.stderr.count("Read-only") + done.stderr.count("denied") >= 2
+    assert not Path("/usr/here").exists()
+
+
+def test_a_box_dies_with_the_one_who_started_it(sandbox: Sandbox) -> None:
+    script = f"""
+import os
+from codellama.evaluate.sandbox import Sandbox
+box = Sandbox(backend={sandbox.backend!r}).start(["sleep", "31.04321"])
+box.process.stdout.read(0)
+import time; time.sleep(1.5)
+os.kill(os.getpid(), 9)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+    end = time.monotonic() + 20
+    while not _running("31.04321") and time.monotonic() < end:
+        time.sleep(0.05)
+    assert _running("31.04321")
+    assert process.wait(20) == -9
+    while _running("31.04321") and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _running("31.04321")
 
 
 def test_unconfined_in_so_many_words() -> None:
@@ -232,7 +310,5 @@ def test_unconfined_in_so_many_words() -> None:
 
 
 def test_resident_memory_counts_children() -> None:
-    import os
-
     assert sandbox_module._resident_mb(os.getpid()) > 5
     assert sandbox_module._resident_mb(2**22 + 1) == 0

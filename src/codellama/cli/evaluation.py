@@ -76,7 +76,7 @@ def evaluate(
 ) -> None:
     """Measure a model: pass@k, infilling, long context, safety (the paper's Tables 2 to 9).
 
-    Model-written programs run under bubblewrap, without network. A run that was cut off goes on
+    Model-written programs run in a sandbox, without network. A run that was cut off goes on
     where it stopped.
 
     Example: codellama evaluate humaneval --model smollm2:135m --limit 10

@@ -4,12 +4,12 @@ not the program, got wrong.
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from codellama.evaluate.backends import version
 from codellama.evaluate.python_judge import PythonProgram, judge_python
 from codellama.evaluate.sandbox import PYTHON, Ended, Limits, Sandbox, SandboxError
 from codellama.evaluate.verdicts import Verdict
@@ -79,7 +79,7 @@ class SandboxExecutor:
         """What a result must say about how programs were run."""
         limits = Limits().scaled(self.factor)
         return {
-            "isolation": _version("bwrap") if self.sandbox.confined else "none",
+            "isolation": version(self.sandbox.backend) if self.sandbox.backend else "none",
             "time limit factor": self.factor,
             "default limits": {
                 "cpu_s": limits.cpu_s,
@@ -101,8 +101,3 @@ class SandboxExecutor:
                 raise SandboxError(f"a program that computes does not run: {ended.stderr[-300:]}")
             times.append(float(ended.stdout))
         return min(times)
-
-
-def _version(tool: str) -> str:
-    done = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()

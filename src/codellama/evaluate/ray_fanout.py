@@ -1,8 +1,8 @@
 """fanout.FanOut over a Ray cluster (extra `cluster`): the same results on any number of machines.
 
 `work` travels once to each worker; a task whose worker dies is run again elsewhere, which changes
-nothing, since it is a pure function of its item. Every machine needs this package, bubblewrap and,
-for generating, the model.
+nothing, since it is a pure function of its item. Every machine needs this package, bubblewrap or
+util-linux and, for generating, the model.
 """
 
 from __future__ import annotations

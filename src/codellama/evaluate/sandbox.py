@@ -1,4 +1,4 @@
-"""Untrusted programs, confined by bubblewrap: one box per program.
+"""Untrusted programs, confined: one box per program, by bubblewrap or else by util-linux's unshare.
 
 Contained: no network; a read-only system without the user's files, site-packages or this project;
 a private /tmp of bounded size; a user id of its own (as root: a random one, with every capability
@@ -30,13 +30,8 @@ from pathlib import Path
 from typing import Literal
 
 from codellama.errors import CodeLlamaError
-from codellama.evaluate.bubblewrap import (
-    Limits,
-    bubblewrap,
-    isolation_problem,
-    memory_file,
-    prlimit,
-)
+from codellama.evaluate.backends import Backend, command_line, find_backend
+from codellama.evaluate.isolation import Limits, memory_file, prlimit, raw_files
 
 __all__ = ["Box", "Ended", "Limits", "Sandbox", "SandboxError", "Status", "watch"]
 
@@ -118,16 +113,18 @@ class Sandbox:
     Args:
         confined: False runs programs with limits but without isolation. Only for machines that are
             themselves disposable.
+        backend: what builds the boxes; the first that works here, by default.
 
     Raises:
-        SandboxError: bubblewrap is missing or does not work here.
+        SandboxError: nothing that isolates works here.
     """
 
-    def __init__(self, *, confined: bool = True) -> None:
+    def __init__(self, *, confined: bool = True, backend: Backend | None = None) -> None:
         self.confined = confined
+        self.backend: Backend | None = None
         if confined:
-            problem = isolation_problem()
-            if problem:
+            self.backend, problem = find_backend(backend)
+            if self.backend is None:
                 raise SandboxError(
                     f"{problem}: model-written programs are not run without isolation "
                     "(apt install bubblewrap; or --unsafe-run-without-isolation on a disposable "
@@ -171,8 +168,8 @@ class Sandbox:
         try:
             held.append(writer)
             arguments = prlimit(limits)
-            if self.confined:
-                arguments += bubblewrap(limits, files or {}, binds or {}, held)
+            if self.backend is not None:
+                arguments += command_line(self.backend, limits, files or {}, binds or {}, held)
                 folder = None
             else:
                 folder = _unconfined_folder(files or {})
@@ -293,8 +290,7 @@ def _unconfined_command(command: Sequence[str], folder: str) -> list[str]:
 
 def _unconfined_folder(files: Mapping[str, str | bytes]) -> str:
     folder = tempfile.mkdtemp(prefix="codellama-unconfined-")
-    for name, content in files.items():
-        raw = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    for name, raw in raw_files(files).items():
         Path(folder, name).write_bytes(raw)
     return folder
 

@@ -11,6 +11,12 @@ $(VENV)/.ready-run: $(SOURCES)
 	scripts/setup.sh run
 	@touch $@
 
+# The slow tests start a cluster: Ray (240 MB) is installed for them alone, by name, since the extra would build the engine
+# once more.
+$(VENV)/.ready-slow: $(VENV)/.ready-dev
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt ray || echo "no Ray: its tests will skip"
+	@touch $@
+
 $(VENV)/.ready-dev: $(SOURCES)
 	scripts/setup.sh dev
 	@touch $(VENV)/.ready-run $@
@@ -21,7 +27,7 @@ run: $(VENV)/.ready-run
 test: $(VENV)/.ready-dev
 	$(VENV)/bin/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.ready-dev
+test-slow: $(VENV)/.ready-slow
 	$(VENV)/bin/python -m pytest -m slow
 
 check: $(VENV)/.ready-dev

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from codellama.specialize.self_instruct import (
     make_instructions,
     parse_questions,
     parse_tests,
+    write_conversations,
 )
 
 
@@ -125,7 +128,7 @@ QUESTION = "Write a Python function that doubles a number."
 def test_self_instruct(tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def generate(prompt: str, count: int) -> list[str]:
+    def generate(prompt: str, count: int, first: int) -> list[str]:
         asked.append(prompt)
         if "exercises" in prompt:
             return [f"1. {QUESTION}\n2. {QUESTION}\n3. Write a function that cannot be tested.\n"]
@@ -136,9 +139,9 @@ def test_self_instruct(tmp_path: Path) -> None:
         bad, good = "def double(x):\n    return x", "def double(x):\n    return 2 * x"
         return [f"[PYTHON]\n{code}\n[/PYTHON]" for code in (bad, good, good)][:count]
 
-    def execute(program: str) -> bool:
+    def execute(solution: str, tests: Sequence[str]) -> bool:
         try:
-            exec(program, {})
+            exec("\n".join([solution, *tests]), {})
         except Exception:
             return False
         return True
@@ -156,13 +159,41 @@ def test_self_instruct(tmp_path: Path) -> None:
     asked.clear()
     again = make_instructions(generate, execute, tmp_path, questions=3, solutions=3)
     assert again.counts() == funnel.counts() and asked == []
-    with (tmp_path / "attempts.jsonl").open("a") as file:
-        file.write('{"question": "cut off')
+    # A kill in the middle of a line loses that line, and not what is written after it.
+    log = tmp_path / "attempts.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-20])
     assert make_instructions(generate, execute, tmp_path, questions=3).counts() == funnel.counts()
+    assert len(asked) == 1 and log.read_bytes() == whole
+    write_conversations(funnel.triples, tmp_path / "out.jsonl", "MIT")
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert row["messages"][0] == {"role": "user", "content": QUESTION} and row["license"] == "MIT"
+
+
+def test_what_is_in_flight_when_one_fails_is_asked_again(tmp_path: Path) -> None:
+    questions = [f"Write a function that returns the number {i}." for i in range(9)]
+    asked: list[str] = []
+
+    def generate(prompt: str, count: int, first: int) -> list[str]:
+        if "exercises" in prompt:
+            return ["\n".join(f"{i}. {q}" for i, q in enumerate(questions, 1))]
+        asked.append(prompt.rsplit("Problem: ", 1)[1].splitlines()[0])
+        if len(asked) == 5:
+            raise OSError("the server went away")
+        return ["nothing"]
+
+    run = partial(make_instructions, generate, lambda _s, _t: True, tmp_path, workers=3)
+    with pytest.raises(OSError, match="went away"):
+        run(questions=9)
+    done = len((tmp_path / "attempts.jsonl").read_text().splitlines())
+    assert 2 <= done < 9
+    asked[:] = []
+    assert run(questions=9).unique == 9
+    assert len(asked) == len(set(asked)) == 9 - done
 
 
 def test_a_generator_that_says_nothing_of_use(tmp_path: Path) -> None:
-    funnel = make_instructions(lambda _p, _n: ["?"], lambda _p: True, tmp_path, questions=4)
+    funnel = make_instructions(lambda _p, _n, _i: ["?"], lambda _s, _t: True, tmp_path, questions=4)
     assert funnel == Funnel()
 
 

@@ -12,6 +12,7 @@ import typer
 from codellama.cli import corpus, evaluation, generate, models, specialize
 from codellama.cli import serve as serving
 from codellama.cli.bench import bench
+from codellama.cli.self_instruct import self_instruct
 
 __all__ = ["app"]
 
@@ -210,6 +211,7 @@ app.command()(evaluation.contamination)
 app.command()(bench)
 app.command()(specialize.specialize)
 app.command()(specialize.plan)
+app.command("self-instruct")(self_instruct)
 app.add_typer(corpus.app, name="corpus")
 
 

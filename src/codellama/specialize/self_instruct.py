@@ -4,30 +4,36 @@ passes its tests is kept.
     questions  asked of one model, exact duplicates removed
     tests      written by another, between [TESTS] and [/TESTS]
     solutions  n a question, between [PYTHON] and [/PYTHON], one test shown
-    kept       the first whose program passes all tests
+    kept       the first whose function passes all tests
 
 `generate` and `execute` are passed in: any engine or URL, and any sandbox. Nothing is executed
-here. The prompts have the paper's shape (Figures 9 to 11) in our own words. Raw answers are written
-before they are judged, and a run resumes where it stopped.
+here. The prompts have the paper's shape (Figures 9 to 11) in our own words. Raw answers are on the
+disk before a question counts as done; a run that is killed asks again only what was in flight.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Funnel", "Triple", "make_instructions", "parse_questions", "parse_tests"]
+__all__ = [
+    "Funnel", "Triple", "make_instructions", "parse_questions", "parse_tests",
+    "write_conversations",
+]  # fmt: skip
 
-Generate = Callable[[str, int], list[str]]
-"""(prompt, how many) → answers."""
+Generate = Callable[[str, int, int], list[str]]
+"""(prompt, how many, first) → its answers number first, first + 1, …: the same for the same
+numbers, others for others. Called from several threads."""
 
-Execute = Callable[[str], bool]
-"""Whether a program, run in a sandbox, ends well."""
+Execute = Callable[[str, Sequence[str]], bool]
+"""(a solution, assert statements) → whether all hold, found out in a sandbox."""
 
 _SEEDS = (
     "Write a Python function that returns the two largest numbers of a list.",
@@ -100,48 +106,91 @@ def make_instructions(
     solutions: int = 10,
     per_prompt: int = 50,
     seed: int = 0,
-    on_progress: Callable[[Funnel], None] | None = None,
+    workers: int = 1,
+    ask: Generate | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Funnel:
     """Ask, deduplicate, test, solve, run, keep; everything in `folder`, which resumes.
 
     Args:
         questions: to ask for; some come twice.
         solutions: tried per question, until one passes.
+        workers: questions at once.
+        ask: who writes the questions, if not `generate` (the paper: Llama 2 70B, and Code Llama 7B
+            for the rest).
+        on_progress: called with (questions done, all).
     """
     folder.mkdir(parents=True, exist_ok=True)
     funnel = Funnel()
-    asked = _questions(generate, folder / "questions.jsonl", questions, per_prompt)
+    asked = _questions(ask or generate, folder / "questions.jsonl", questions, per_prompt)
     funnel.questions = len(asked)
     unique = list(dict.fromkeys(" ".join(question.split()) for question in asked))
     funnel.unique = len(unique)
     log = folder / "attempts.jsonl"
     known = {entry["question"]: entry for entry in _read(log)}
+    left = [question for question in unique if question not in known]
+    attempts = _spread(
+        lambda question: _attempt(generate, execute, question, solutions, seed), left, workers
+    )
+    for done, entry in enumerate(attempts, len(unique) - len(left) + 1):
+        _append(log, entry)
+        known[entry["question"]] = entry
+        if on_progress is not None:
+            on_progress(done, len(unique))
     for question in unique:
-        entry = known.get(question)
-        if entry is None:
-            entry = _attempt(generate, execute, question, solutions, seed)
-            _append(log, entry)
+        entry = known[question]
         funnel.with_tests += bool(entry["tests"])
         funnel.solutions += entry["tried"]
         if entry["solution"] is not None:
             funnel.solved += 1
             funnel.triples.append(Triple(question, tuple(entry["tests"]), entry["solution"]))
-        if on_progress is not None:
-            on_progress(funnel)
     return funnel
+
+
+def write_conversations(triples: Iterable[Triple], path: Path, license: str = "unknown") -> None:
+    """JSON Lines with `messages`, as corpora and other trainers read them; whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        for triple in triples:
+            messages = [{"role": role, "content": text} for role, text in triple.messages]
+            row = {"messages": messages, "tests": triple.tests, "license": license}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _spread(
+    work: Callable[[str], dict[str, Any]], items: Sequence[str], workers: int
+) -> Iterator[dict[str, Any]]:
+    """Results as they are ready; what is running when one raises is waited for, and lost."""
+    left = iter(items)
+    running: set[Future[dict[str, Any]]] = set()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        while True:
+            for item in left:
+                running.add(pool.submit(work, item))
+                if len(running) >= max(1, workers):
+                    break
+            if not running:
+                return
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
 
 
 def _questions(generate: Generate, log: Path, wanted: int, per_prompt: int) -> list[str]:
     prompt = QUESTIONS.format(
         count=per_prompt, seeds="\n".join(f"{i}. {q}" for i, q in enumerate(_SEEDS, 1))
     )
-    found = [q for entry in _read(log) for q in parse_questions(str(entry["raw"]))]
-    tries = 0
-    while len(found) < wanted and tries < 2 + 4 * wanted // per_prompt:
-        tries += 1
-        for raw in generate(prompt, 1):
-            _append(log, {"raw": raw})
-            found += parse_questions(raw)
+    raws = [str(entry["raw"]) for entry in _read(log)]
+    found = [question for raw in raws for question in parse_questions(raw)]
+    number, most = len(raws), 2 + 4 * wanted // per_prompt
+    while len(found) < wanted and number < most:
+        (raw,) = generate(prompt, 1, number)
+        _append(log, {"raw": raw})
+        found += parse_questions(raw)
+        number += 1
     return found[:wanted]
 
 
@@ -149,7 +198,7 @@ def _attempt(
     generate: Generate, execute: Execute, question: str, solutions: int, seed: int
 ) -> dict[str, Any]:
     """Tests, then solutions until one passes; as it is logged."""
-    raw_tests = generate(TESTS.format(question=question), 1)
+    raw_tests = generate(TESTS.format(question=question), 1, 0)
     tests = parse_tests(raw_tests[0]) if raw_tests else []
     entry: dict[str, Any] = {
         "question": question, "raw_tests": raw_tests, "tests": tests, "tried": 0,
@@ -158,12 +207,12 @@ def _attempt(
     if not tests:
         return entry
     shown = tests[int(random.Random(f"{seed}\0{question}").random() * len(tests))]
-    raw = generate(SOLUTION.format(question=question, test=shown), solutions)
+    raw = generate(SOLUTION.format(question=question, test=shown), solutions, 0)
     entry["raw_solutions"] = raw
     for tried, answer in enumerate(raw, 1):
         entry["tried"] = tried
         code = _between("PYTHON", answer)
-        if code and execute(code + "\n\n" + "\n".join(tests) + "\n"):
+        if code and execute(code + "\n", tests):
             entry["solution"] = code
             break
     return entry
@@ -204,18 +253,20 @@ def _compiles(line: str) -> bool:
     return True
 
 
-def _read(path: Path) -> Sequence[dict[str, Any]]:
-    """Entries of a log; a last line that a crash cut off is left out."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue
-    return entries
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Entries of a log. A last line that a kill cut off is taken out of the file, too: what is
+    appended next would become a part of it.
+    """
+    if not path.exists():
+        return []
+    raw = path.read_bytes()
+    whole = raw[: raw.rfind(b"\n") + 1]
+    if len(whole) < len(raw):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _append(path: Path, entry: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-        file.flush()

@@ -43,13 +43,15 @@ class OneAtATime(LocalModel):
         return {**super().identity(), "rope_theta": f"{self.theta:g}"}
 
 
-def opened(name: str, model: str, theta: float | None, tokens: int) -> OneAtATime:
+def opened(
+    name: str, model: str, theta: float | None, tokens: int, threads: int | None
+) -> OneAtATime:
     """A model whose positions reach `tokens`, with another base if one is given."""
     path = Path(resolve(model))
     file = open_model(path)
     changed = replace(file.config, rope_theta=theta or file.config.rope_theta, context=tokens)
     file.config = changed
-    runner = NativeRunner(file, context=tokens)
+    runner = NativeRunner(file, context=tokens, threads=threads)
     llm = CodeLlama(runner, file.tokenizer(), changed)
     found = OneAtATime(llm, name, path)
     found.theta = changed.rope_theta
@@ -61,7 +63,8 @@ def scored(name: str, words: str, options: argparse.Namespace) -> dict[str, Any]
     model, at, theta = words.partition("@")
     lengths = tuple(n for n in (1024, 2048, 4096, 8192, 16384, 32768) if n <= options.tokens)
     chosen = Options(limit=options.documents, corpus=str(options.corpus), lengths=lengths)
-    asked = opened(name, model, float(theta) if at else None, options.tokens)
+    base = float(theta) if at else None
+    asked = opened(name, model, base, options.tokens, options.threads)
     asked.parallel = 1  # one cache of the whole length
     suite = Perplexity(Data(), chosen, asked)
     with count_bar() as progress:
@@ -97,6 +100,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--documents", type=int, default=6)
+    parser.add_argument("--threads", type=int)
     parser.add_argument("--work", type=Path, default=Path("rope-runs"))
     parser.add_argument("--out", type=Path, default=Path("rope"))
     options = parser.parse_args()

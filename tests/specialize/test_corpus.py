@@ -11,6 +11,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,15 +20,7 @@ from codellama.errors import CodeLlamaError, RequestError
 from codellama.specialize.corpus import filters
 from codellama.specialize.corpus.build import CorpusOptions, build_corpus, load_corpus
 from codellama.specialize.corpus.decontaminate import Decontaminator, normalized_functions
-from codellama.specialize.corpus.dedup import (
-    ShingleHashes,
-    clusters,
-    jaccard,
-    keep_one,
-    near_pairs,
-    overlap,
-    shingles,
-)
+from codellama.specialize.corpus.dedup import clusters, keep_one, near_pairs
 from codellama.specialize.corpus.evaluations import evaluation_texts
 from codellama.specialize.corpus.licenses import (
     from_metadata,
@@ -38,6 +31,14 @@ from codellama.specialize.corpus.licenses import (
 from codellama.specialize.corpus.readers import read_source
 from codellama.specialize.corpus.record import Record, read_shard, write_shard
 from codellama.specialize.corpus.secrets import redact
+from codellama.specialize.corpus.shingles import (
+    BLOCK,
+    distinct,
+    jaccard,
+    overlap,
+    shingle_hashes,
+    shingles,
+)
 from codellama.specialize.corpus.units import definitions
 from codellama.specialize.run import as_documents
 
@@ -267,15 +268,29 @@ def test_near_duplicates_are_found_and_verified() -> None:
     assert near_pairs([]) == []
 
 
-@given(a=st.lists(st.sampled_from("ab c de"), max_size=30), b=st.lists(st.sampled_from("ab c de")))
-def test_hashed_shingles_are_shingles(a: list[str], b: list[str]) -> None:
-    texts = [" ".join(a), " ".join(b)]
-    hash_text = ShingleHashes()
-    fast = [hash_text(text) for text in texts]
+LETTERS = "ab_9 \n.,(é€“中\u0301\x00\x7f\ud800"
+
+
+@given(texts=st.lists(st.text(LETTERS, max_size=80), min_size=2, max_size=4))
+def test_hashed_shingles_are_shingles(texts: list[str]) -> None:
+    hashes = shingle_hashes(texts)
+    fast = [distinct(each) for each in hashes]
     slow = [shingles(text) for text in texts]
-    if all(len(part) >= 9 for part in texts):  # shorter ones are one shingle of their own
-        assert [len(f) for f in fast] == [len(s) for s in slow]
-        assert overlap(*fast) == pytest.approx(jaccard(*slow))
+    assert [len(f) for f in fast] == [len(s) for s in slow]
+    for i in range(len(texts)):
+        assert overlap(fast[0], fast[i]) == pytest.approx(jaccard(slow[0], slow[i]))
+        # Company and place change nothing.
+        assert np.array_equal(hashes[i], shingle_hashes([texts[i]])[0])
+
+
+def test_hashes_across_blocks() -> None:
+    """Words longer than a block, texts that begin a block and that end one."""
+    texts = ["x" * (BLOCK + 5) + " y", "a b c d e f", "", "q " * BLOCK, *["g h i j k l"] * 20_000]
+    hashes = shingle_hashes(texts)
+    assert len(hashes) == len(texts)
+    assert [len(distinct(each)) for each in hashes[:5]] == [1, 2, 1, 1, 2]
+    assert all(np.array_equal(each, hashes[4]) for each in hashes[4:])
+    assert len({int(each[0]) for each in hashes[:5]}) == 5
 
 
 def test_of_a_cluster_the_freest_and_longest_stays() -> None:

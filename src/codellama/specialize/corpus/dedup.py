@@ -8,78 +8,24 @@ so candidates are verified by their real similarity (training.md's 42 × 6 witho
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from codellama.specialize.corpus.licenses import is_permissive
 from codellama.specialize.corpus.record import Record
+from codellama.specialize.corpus.shingles import Hashes, distinct, overlap, shingle_hashes
 
-__all__ = [
-    "BANDS", "ROWS", "ShingleHashes", "clusters", "jaccard", "keep_one", "near_pairs", "overlap",
-    "shingles",
-]  # fmt: skip
+__all__ = ["BANDS", "ROWS", "SIMILAR", "clusters", "keep_one", "near_pairs", "signatures"]
 
 BANDS, ROWS = 21, 6
 SIMILAR = 0.7  # StarCoder's threshold (arXiv 2305.06161 §3.4)
-SHINGLE = 5  # words
-_WORD = re.compile(r"\w+")
 _SEED = 42
-
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: a bijection on 64 bits
 
 Signatures = npt.NDArray[np.uint32]
-Hashes = npt.NDArray[np.uint64]
-
-
-def shingles(text: str) -> set[str]:
-    """The 5-grams of the text's words; the whole text where it has fewer."""
-    words = _WORD.findall(text)
-    if len(words) < SHINGLE:
-        return {" ".join(words)}
-    return {" ".join(words[i : i + SHINGLE]) for i in range(len(words) - SHINGLE + 1)}
-
-
-def jaccard(a: set[str], b: set[str]) -> float:
-    """|a ∩ b| / |a ∪ b|; 1 for two empty sets."""
-    shared = len(a & b)
-    union = len(a) + len(b) - shared
-    return shared / union if union else 1.0
-
-
-class ShingleHashes:
-    """`shingles` as sorted distinct 64-bit hashes, many times faster: words are hashed once each,
-    and five of them are joined by vector arithmetic.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[str, int] = {}
-
-    def __call__(self, text: str) -> Hashes:
-        known = self._known
-        words = _WORD.findall(text)
-        for word in words:
-            if word not in known:
-                digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8)
-                known[word] = int.from_bytes(digest.digest(), "little")
-        ids = np.fromiter((known[word] for word in words), np.uint64, len(words))
-        if len(ids) < SHINGLE:
-            ids = np.concatenate([ids, np.zeros(SHINGLE - len(ids), np.uint64)])
-        size = len(ids) - SHINGLE + 1
-        joined = np.zeros(size, np.uint64)
-        for place in range(SHINGLE):
-            joined = (joined ^ ids[place : place + size]) * _MIX
-        return np.unique(joined)
-
-
-def overlap(a: Hashes, b: Hashes) -> float:
-    """`jaccard` of sorted distinct hashes."""
-    shared = len(np.intersect1d(a, b, assume_unique=True))
-    return shared / (len(a) + len(b) - shared)
 
 
 def signatures(hashes: Sequence[Hashes]) -> Signatures:
@@ -98,30 +44,46 @@ def near_pairs(texts: Sequence[str], threshold: float = SIMILAR) -> list[tuple[i
     In every band, texts of equal signature are compared with the first of them that is not yet in
     their cluster, not with each other: a thousand copies cost a thousand comparisons.
     """
-    hash_text = ShingleHashes()
-    hashes = [hash_text(text) for text in texts]
-    bands = signatures(hashes).reshape(len(texts), BANDS, ROWS)
+    hashes = shingle_hashes(texts)
+    sets: dict[int, Hashes] = {}  # only of candidates: sorting is a third of hashing
     pairs, seen, parent = [], set(), list(range(len(texts)))
-    for band in range(BANDS):
-        buckets: defaultdict[bytes, list[int]] = defaultdict(list)
-        for index in range(len(texts)):
-            buckets[bands[index, band].tobytes()].append(index)
-        for members in buckets.values():
-            leaders: list[int] = []
-            for index in members:
-                for leader in leaders:
-                    if _root(parent, leader) == _root(parent, index):
-                        break
-                    if (leader, index) in seen:
-                        continue
-                    seen.add((leader, index))
-                    if overlap(hashes[leader], hashes[index]) >= threshold:
-                        pairs.append((leader, index))
-                        parent[_root(parent, index)] = _root(parent, leader)
-                        break
-                else:
-                    leaders.append(index)
+    for members in _buckets(signatures(hashes)):
+        leaders: list[int] = []
+        for index in members:
+            for leader in leaders:
+                if _root(parent, leader) == _root(parent, index):
+                    break
+                if (leader, index) in seen:
+                    continue
+                seen.add((leader, index))
+                for each in (leader, index):
+                    if each not in sets:
+                        sets[each] = distinct(hashes[each])
+                if overlap(sets[leader], sets[index]) >= threshold:
+                    pairs.append((leader, index))
+                    parent[_root(parent, index)] = _root(parent, leader)
+                    break
+            else:
+                leaders.append(index)
     return pairs
+
+
+def _buckets(signatures_NP: Signatures) -> Iterator[list[int]]:
+    """Ascending texts that agree in a band, two or more; what agrees by a collision of the band's
+    64 bits is sorted out with the other candidates.
+    """
+    bands_NBR = signatures_NP.reshape(len(signatures_NP), BANDS, ROWS)
+    for band in range(BANDS):
+        keys_N = np.zeros(len(bands_NBR), np.uint64)
+        for row in range(ROWS):
+            keys_N = (keys_N ^ bands_NBR[:, band, row]) * _MIX
+            keys_N ^= keys_N >> np.uint64(32)
+        order_N = np.argsort(keys_N, kind="stable")
+        ordered_N = keys_N[order_N]
+        cuts = np.flatnonzero(ordered_N[1:] != ordered_N[:-1]) + 1
+        bounds = np.concatenate([[0], cuts, [len(order_N)]])
+        for group in np.flatnonzero(np.diff(bounds) > 1):
+            yield order_N[bounds[group] : bounds[group + 1]].tolist()
 
 
 def clusters(count: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:

@@ -70,6 +70,12 @@ def test_corpora_are_folders_or_lines(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps({"path": "p", "text": "t"}).encode()))
     assert list(documents(path)) == [("p", "t")]
+    built = tmp_path / "built"  # what `codellama corpus build` leaves: manifest, shards, the rest
+    (built / "shards").mkdir(parents=True)
+    (built / "manifest.json").write_text("{}")
+    (built / "shards" / "a.jsonl.gz").write_bytes(b"not text")
+    path.rename(built / "kept.jsonl.gz")
+    assert list(documents(built)) == [("p", "t")]
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"content": "t"}\n{"x": 1}\n')
     with pytest.raises(RequestError, match="line 2"):

@@ -24,6 +24,7 @@ from codellama.evaluate.suite import Problem, Suite
 
 __all__ = ["Overlap", "documents", "functions", "overlaps"]
 
+KEPT = "kept.jsonl.gz"  # of a built corpus: what is trained on
 N = 10  # words, as Llama 2 and Qwen2.5-Coder count
 BOILERPLATE = 5  # a gram of so many problems of one suite is its frame, not a problem
 SMALLEST = 3  # statements: shorter functions are equal by chance
@@ -195,13 +196,15 @@ def _shape(function: ast.FunctionDef) -> str:
 
 
 def documents(path: Path) -> Iterator[tuple[str, str]]:
-    """(name, text) of a corpus: a folder of text files, or JSON Lines (plain or gzipped) with
-    "text" or "content".
+    """(name, text) of a corpus: a folder of text files or one of `codellama corpus build`, or JSON
+    Lines (plain or gzipped) with "text" or "content".
 
     Raises:
         NotFoundError: no such path.
         RequestError: a line without a text, by number.
     """
+    if (path / "manifest.json").is_file() and (path / KEPT).is_file():
+        path = path / KEPT
     if path.is_dir():
         for each in sorted(path.rglob("*")):
             if each.is_file() and not each.is_symlink():

@@ -73,15 +73,20 @@ def specialize(
     machine = replace(find_profile(profile), threads=threads)
     sets = {name: as_documents(records) for name, records in load_corpus(corpus).items()}
     parallel = start_parallel(machine)
-    view = View(machine, out / "tensorboard" if tensorboard else None)
-    outcome = run_pipeline(
-        chosen, machine, resolve(base or chosen.base or DEFAULT_MODEL), sets, out,
-        base_name=base or chosen.base, parallel=parallel,
-        seconds=None if minutes is None else 60 * minutes,
-        on_stage=view.stage, on_step=view.step, on_warning=view.warn,
-    )  # fmt: skip
-    view.close()
-    if parallel is not None and parallel.rank:
+    speaks = parallel is None or not parallel.rank
+    view = View(machine, out / "tensorboard" if tensorboard and speaks else None)
+    try:
+        outcome = run_pipeline(
+            chosen, machine, resolve(base or chosen.base or DEFAULT_MODEL), sets, out,
+            base_name=base or chosen.base, parallel=parallel,
+            seconds=None if minutes is None else 60 * minutes,
+            on_stage=view.stage if speaks else None, on_step=view.step, on_warning=view.warn,
+        )  # fmt: skip
+    finally:
+        view.close()
+        if parallel is not None:
+            parallel.close()
+    if not speaks:
         return
     _draw(chosen, out, view)
     if not outcome.finished or outcome.model is None:

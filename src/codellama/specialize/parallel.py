@@ -87,6 +87,15 @@ class Parallel:
     def wait(self) -> None:
         dist.barrier()
 
+    def agreed(self, wish: bool) -> bool:
+        """What process 0 wishes: clocks differ, and all must do the same."""
+        return self.total(float(wish and not self.rank)) > 0
+
+    def close(self) -> None:
+        """Leave the others, when all is done or this process gives up."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor of which each process may hold a shard; every process must ask."""

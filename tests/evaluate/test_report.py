@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from codellama.errors import NotFoundError
 from codellama.evaluate.report import write_report
+from codellama.evaluate.report.collect import find_runs
 from codellama.evaluate.report.paper import FIGURE_4A, TABLES
+from codellama.evaluate.suites import SUITES
 
 HOSTILE = '</pre><script>alert("x")</script>{{ 7 * 7 }} \x00\ud800'
 
@@ -126,16 +129,29 @@ def test_numbers_stand_beside_the_papers(runs: Path, tmp_path: Path) -> None:
     for text in (html.read_text(), markdown.read_text()):
         assert "12.5 %" in text and "6.2 % to 25.0 %" in text
         assert "33.5" in text  # Code Llama 7B's pass@1
-        assert "a note about this run" in text
+        assert "A note about this run" in text
         assert "3 of 164 problems share 10 words" in text
-    assert "| **tiny:1m (this run)** | **12.5** |" in markdown.read_text()
+    assert "| **tiny:1m, this run** | **12.5** |" in markdown.read_text()
 
 
 def test_problems_are_shown_one_by_one(runs: Path, tmp_path: Path) -> None:
     html, _ = write_report([runs], tmp_path / "report", most=1)
     text = html.read_text()
     assert "1 problem, one by one (of 2)" in text
-    assert "prompt 0" in text
+    assert "prompt 1" in text and "prompt 0" not in text  # the failed one comes first
+
+
+def test_two_runs_of_one_model_have_two_names(runs: Path, tmp_path: Path) -> None:
+    found = find_runs([runs])
+    (first,) = (run for run in found if run.suite == "humaneval" and not run.temperature)
+    assert first.label(found) == "tiny:1m"
+    twin = replace(first, folder=tmp_path / "again")
+    assert twin.label([*found, twin]) == "tiny:1m (again)"
+    sampled = next(run for run in found if run.temperature)
+    assert sampled.label(found).startswith("tiny:1m, T\N{NO-BREAK SPACE}0.")
+    suites = list(SUITES)
+    places = [suites.index(run.suite) for run in found]
+    assert places == sorted(places)
 
 
 def test_without_runs_it_says_so(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from codellama.errors import NotFoundError
 from codellama.evaluate.records import read_lines
 from codellama.evaluate.report.paper import TABLES, PaperTable
 from codellama.evaluate.run import read_json
+from codellama.evaluate.suites import SUITES
 
 __all__ = ["Attempt", "Finished", "find_overlaps", "find_runs"]
 
@@ -53,6 +54,19 @@ class Finished:
     def model(self) -> str:
         model = self.result["config"]["model"]
         return str(model.get("name") or model.get("samples"))
+
+    def label(self, runs: list[Finished]) -> str:
+        """The model among these runs: with its temperature, and the folder's name where another
+        would read the same.
+        """
+        name = f"{self.model}, T\N{NO-BREAK SPACE}{self.temperature:g}"
+        name = name if self.temperature else self.model
+        same = [
+            run
+            for run in runs
+            if (run.suite, run.model, run.temperature) == (self.suite, self.model, self.temperature)
+        ]
+        return f"{name} ({self.folder.name})" if len(same) > 1 and self.folder.name else name
 
     @property
     def temperature(self) -> float:
@@ -128,9 +142,9 @@ def find_runs(folders: list[Path], *, most: int = 200) -> list[Finished]:
         raise NotFoundError(
             f"no scored runs in {', '.join(map(str, folders))}: begin with `codellama evaluate`"
         )
-    order = list(TABLES)
-    place = {name: i for i, name in enumerate(order)}
-    return sorted(runs, key=lambda r: (place.get(r.suite, 99), r.suite, r.model, r.temperature))
+    place = {name: i for i, name in enumerate(SUITES)}
+    last = len(place)
+    return sorted(runs, key=lambda r: (place.get(r.suite, last), r.suite, r.model, r.temperature))
 
 
 def find_overlaps(folders: list[Path]) -> dict[str, list[dict[str, Any]]]:
@@ -164,7 +178,13 @@ def _attempts(folder: Path, most: int) -> list[Attempt]:
                     record["wall_s"],
                 )
             )
+    # By name as people count: HumanEval/9 before HumanEval/10.
+    found.sort(key=lambda a: (a.status == "passed", _counted(a.task_id)))
     return found[:most]
+
+
+def _counted(name: str) -> list[tuple[int, str]]:
+    return [(int(n or 0), text) for n, text in re.findall(r"(\d+)|(\D+)", name)]
 
 
 def _shortened(text: str, most: int = 4000) -> str:

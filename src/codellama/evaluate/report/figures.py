@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections import defaultdict
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from codellama.errors import NotFoundError
@@ -76,7 +77,7 @@ def perplexity_by_position(runs: list[Finished]) -> str | None:
     if not runs:
         return None
     figure, axes = _figure(6.2, 3.2)
-    axis = axes[0][0]
+    axis, every = axes[0][0], set[int]()
     for i, run in enumerate(runs):
         points = [
             (int(name.split()[1].split("-")[1]), value, interval)
@@ -84,13 +85,15 @@ def perplexity_by_position(runs: list[Finished]) -> str | None:
             if re.fullmatch(r"perplexity \d+-\d+", name)
         ]
         x = [p[0] for p in points]
+        every |= set(x)
+        name = run.label(runs)
         axis.plot(
-            x, [p[1] for p in points], color=COLOURS[i % 6], marker=MARKERS[i % 6], label=run.model
+            x, [p[1] for p in points], color=COLOURS[i % 6], marker=MARKERS[i % 6], label=name
         )
         if all(p[2] for p in points):
             low, high = ([p[2][k] for p in points] for k in (0, 1))  # type: ignore[index]
             axis.fill_between(x, low, high, color=COLOURS[i % 6], alpha=0.15, linewidth=0)
-    _tokens(axis, x)
+    _tokens(axis, sorted(every))
     axis.set_xlabel("up to position (tokens)")
     axis.set_ylabel("perplexity")
     axis.legend(frameon=False)
@@ -107,9 +110,9 @@ def perplexity_by_length(runs: list[Finished]) -> str | None:
     figure, axes = _figure(7.6, 3.0, 2)
     for i, run in enumerate(runs):
         points = [(int(n.split("@")[1]), v) for n, v, _ in run.figures if "@" in n]
-        axes[0][0].plot(
-            *zip(*points, strict=True), color=COLOURS[i], marker=MARKERS[i], label=run.model
-        )
+        x, y = zip(*points, strict=True)
+        name = run.label(runs)
+        axes[0][0].plot(x, y, color=COLOURS[i % 6], marker=MARKERS[i % 6], label=name)
     for i, (name, values) in enumerate(FIGURE_4A.items()):
         axes[0][1].plot(list(values), list(values.values()), marker=MARKERS[i], label=name, **PAPER)
     for axis, title in zip(axes[0], ("this run, own split", "the paper, Figure 4a"), strict=True):
@@ -139,7 +142,8 @@ def key_retrieval(run: Finished) -> str | None:
     for y, row in enumerate(grid):
         for x, value in enumerate(row):
             ink = "white" if value > 55 else "black"
-            axis.text(x, y, f"{value:.0f}", ha="center", va="center", color=ink)
+            shown = "–" if isnan(value) else f"{value:.0f}"  # – was not asked
+            axis.text(x, y, shown, ha="center", va="center", color=ink)
     axis.set_xticks(range(len(positions)), [f"{p:g}" for p in positions])
     axis.set_yticks(range(len(lengths)), [f"{length:,.0f}" for length in lengths])
     axis.set_xlabel("position of the key")

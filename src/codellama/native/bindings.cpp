@@ -12,6 +12,7 @@
 #include "dispatch.h"
 #include "forward.h"
 #include "probe.h"
+#include "prompt.h"
 #include "rows.h"
 
 namespace nb = nanobind;
@@ -173,13 +174,12 @@ void matmul(const Packed& packed, In<float, 2> x, Out<float, 2> out, const std::
 void matmul_on_unit(const Packed& packed, In<float, 2> x, Out<float, 2> out, const std::string& isa, int run) {
     const Matrix& w = packed.matrix;
     const MatrixUnit* unit = choose_kernels(isa)->unit;
-    const UnpackTile unpack = unit != nullptr ? unit->unpack[static_cast<int>(w.format)] : nullptr;
-    require(unpack != nullptr && w.columns % kUnitColumns == 0, "no matrix unit takes this");
-    const int n = static_cast<int>(x.shape(0)), blocks = w.columns / kUnitColumns;
+    require(unit != nullptr && unit->unpack[static_cast<int>(w.format)] != nullptr && w.columns % kUnitColumns == 0,
+            "no matrix unit takes this");
+    const int n = static_cast<int>(x.shape(0)), blocks = unit_blocks(w.columns), m_tiles = unit_tiles(n);
     require(static_cast<int>(x.shape(1)) == w.columns && out.shape(0) == x.shape(0) &&
                 static_cast<int>(out.shape(1)) == w.rows && run > 0,
             "shapes do not match");
-    const int m_tiles = (n + kLanes - 1) / kLanes;
     std::vector<uint16_t> tiles(static_cast<size_t>(m_tiles * blocks * kUnitTile));
     std::vector<uint16_t> weights(static_cast<size_t>(kUnitPair * run * kUnitTile));
     std::vector<float> sums(static_cast<size_t>(m_tiles * kUnitPair * kUnitSums));
@@ -189,17 +189,12 @@ void matmul_on_unit(const Packed& packed, In<float, 2> x, Out<float, 2> out, con
             tiles.data() + static_cast<ptrdiff_t>(r / kLanes) * blocks * kUnitTile + r % kLanes * kUnitColumns);
     }
     unit->begin();
-    for (int tile = 0; tile < w.n_tiles(); tile += kUnitPair) {
-        const int n_tiles = std::min(kUnitPair, w.n_tiles() - tile);
+    for (int column = 0; column < w.rows; column += kUnitPair * kLanes) {
         for (int first = 0; first < blocks; first += run) {
-            const int n_k = std::min(run, blocks - first);
-            for (int t = 0; t < n_tiles; ++t) {
-                unpack(w.tile(tile + t), w.n_blocks(), first, first + n_k, weights.data() + t * n_k * kUnitTile);
-            }
-            unit->multiply({tiles.data() + first * kUnitTile, ptrdiff_t{blocks} * kUnitTile, weights.data(),
-                            ptrdiff_t{n_k} * kUnitTile, m_tiles, n_tiles, n_k, sums.data(), first > 0});
+            multiply_pair(*unit, w, column / kLanes / kUnitPair, first, std::min(blocks, first + run), m_tiles,
+                          tiles.data(), weights.data(), sums.data());
         }
-        const int column = tile * kLanes, width = std::min(kUnitPair * kLanes, w.rows - column);
+        const int width = std::min(kUnitPair * kLanes, w.rows - column);
         for (int m = 0; m < m_tiles; ++m) {
             unit->store(sums.data() + m * kUnitPair * kUnitSums, std::min(kLanes, n - m * kLanes), width,
                         out.data() + static_cast<ptrdiff_t>(m) * kLanes * w.rows + column, w.rows);

@@ -109,6 +109,7 @@ void Model::check_complete() {
     need(tok_embeddings_, shape_.vocab_size, shape_.dim, "tok_embeddings");
     need(head(), shape_.vocab_size, shape_.dim, "output");
     if (norm_.empty()) refuse("norm is missing");
+    complete_ = false;
     prompts_on_unit_ = kernels_->unit != nullptr;
     capacity_ = 0;  // scratch follows
     for (const Layer& l : layers_) {
@@ -124,6 +125,9 @@ void Model::check_complete() {
         need(l.w2, shape_.dim, shape_.ffn_dim, "w2");
         if (l.attention_norm.empty() || l.ffn_norm.empty()) refuse("a layer's norm is missing");
     }
+    const size_t unit = prompts_on_unit_ ? kernels_->unit->attend_scratch : 0;
+    thread_scratch_.clear();
+    for (int i = 0; i < pool_.size(); ++i) thread_scratch_.emplace_back(std::max(unit, kAttendScratch * sizeof(float)));
     complete_ = true;
 }
 
@@ -150,20 +154,6 @@ KvLayer Model::kv_layer(int layer) {
     return {keys, keys + layer_halves_, shape_.n_kv_heads, shape_.head_dim, round_up(shape_.head_dim, kLanes)};
 }
 
-void Model::copy_block(int source, int target) {
-    if (source < 0 || target < 0 || source >= n_blocks_ || target >= n_blocks_) refuse("no such block");
-    for (int layer = 0; layer < shape_.n_layers; ++layer) {
-        const KvLayer kv = kv_layer(layer);
-        const auto copy = [&](uint16_t* base, int width) {
-            const size_t n = static_cast<size_t>(kv.n_kv_heads * width * kLanes);
-            std::memcpy(base + n * static_cast<size_t>(target), base + n * static_cast<size_t>(source),
-                        n * sizeof(uint16_t));
-        };
-        copy(kv.keys, kv.head_dim);
-        copy(kv.values, kv.head_pad);
-    }
-}
-
 size_t Model::block_bytes() const {
     const int halves = shape_.head_dim + round_up(shape_.head_dim, kLanes);
     return static_cast<size_t>(shape_.n_layers * shape_.n_kv_heads * halves * kLanes) * sizeof(uint16_t);
@@ -181,6 +171,14 @@ void Model::visit_block(int block, const Visit& visit) {
         part(kv.keys, kv.head_dim);
         part(kv.values, kv.head_pad);
     }
+}
+
+void Model::copy_block(int source, int target) {
+    if (target < 0 || target >= n_blocks_) refuse("no such block");
+    visit_block(source, [&](uint16_t* part, size_t n) {
+        const ptrdiff_t halves = static_cast<ptrdiff_t>(n / sizeof(uint16_t));
+        std::memmove(part + (target - source) * halves, part, n);
+    });
 }
 
 void Model::read_block(int block, uint8_t* out) {
@@ -278,10 +276,6 @@ void Model::prepare(const Step& step) {
     plan_attention(step);
     const int n_counters = 9 * shape_.n_layers + 2;
     counters_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(n_counters));
-    while (thread_scratch_.size() < static_cast<size_t>(pool_.size())) {
-        const size_t unit = prompts_on_unit_ ? kernels_->unit->attend_scratch : 0;
-        thread_scratch_.emplace_back(std::max(unit, kAttendScratch * sizeof(float)));
-    }
 }
 
 // Jobs of (sequence, kv head, tile of tokens). Where these are too few to keep the threads busy, each chunk of the past

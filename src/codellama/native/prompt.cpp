@@ -4,6 +4,8 @@
 // level cache, and multiplied with the activations of the whole step, which stay in the second. Sums wait in the
 // thread's scratch between runs of columns; adding a run to them rounds as if there were one run.
 
+#include "prompt.h"
+
 #include <algorithm>
 
 #include "forward.h"
@@ -18,60 +20,59 @@ constexpr int kRunBlocks = 12;
 constexpr size_t kActivationBytes = size_t{5} << 18;
 constexpr int kGroup = 8;
 
-int blocks_of(int columns) { return (columns + kUnitColumns - 1) / kUnitColumns; }
-int tiles_of(int rows) { return (rows + kLanes - 1) / kLanes; }
 int pairs_of(const Matrix& m) { return (m.n_tiles() + kUnitPair - 1) / kUnitPair; }
 
 }  // namespace
+
+void multiply_pair(const MatrixUnit& unit, const Matrix& weight, int pair, int first, int last, int m_tiles,
+                   const uint16_t* x, uint16_t* weights, float* sums) {
+    const UnpackTile unpack = unit.unpack[static_cast<int>(weight.format)];
+    const int tile = pair * kUnitPair, n_tiles = std::min(kUnitPair, weight.n_tiles() - tile), n_k = last - first;
+    for (int n = 0; n < n_tiles; ++n) {
+        unpack(weight.tile(tile + n), weight.n_blocks(), first, last, weights + n * n_k * kUnitTile);
+    }
+    unit.multiply({x + first * kUnitTile, static_cast<ptrdiff_t>(unit_blocks(weight.columns)) * kUnitTile, weights,
+                   ptrdiff_t{n_k} * kUnitTile, m_tiles, n_tiles, n_k, sums, first > 0});
+}
 
 bool Model::on_unit(const Matrix& weight) const {
     return kernels_->unit->unpack[static_cast<int>(weight.format)] != nullptr && weight.columns % kUnitColumns == 0;
 }
 
 size_t Model::unit_tile_bytes(int n_rows, int columns) {
-    return static_cast<size_t>(tiles_of(n_rows)) * static_cast<size_t>(blocks_of(columns)) * kUnitTile *
+    return static_cast<size_t>(unit_tiles(n_rows)) * static_cast<size_t>(unit_blocks(columns)) * kUnitTile *
            sizeof(uint16_t);
 }
 
 // Prompt row r of the step's activations becomes a row of tiles.
 void Model::pack_prompt_row(const float* x, int columns, int r, uint16_t* tiles) const {
-    const ptrdiff_t stride = static_cast<ptrdiff_t>(blocks_of(columns)) * kUnitTile;
+    const ptrdiff_t stride = static_cast<ptrdiff_t>(unit_blocks(columns)) * kUnitTile;
     kernels_->unit->pack_row(x, columns, tiles + r / kLanes * stride + r % kLanes * kUnitColumns);
 }
 
 // Sums of one weight's pairs [first, last), all prompt rows: [pair][m tile][2][16][16].
 void Model::sum_pairs(const Matrix& weight, Range pairs, int m_tiles, const uint16_t* x, UnitScratch& scratch,
                       float* sums) const {
-    const MatrixUnit& unit = *kernels_->unit;
-    const UnpackTile unpack = unit.unpack[static_cast<int>(weight.format)];
-    const int n_blocks = blocks_of(weight.columns), n_runs = (n_blocks + kRunBlocks - 1) / kRunBlocks;
+    const int n_blocks = unit_blocks(weight.columns), n_runs = (n_blocks + kRunBlocks - 1) / kRunBlocks;
     for (int run = 0; run < n_runs; ++run) {
         const Range blocks = share(n_blocks, run, n_runs);
-        const int n_k = blocks.end - blocks.begin;
         for (int pair = pairs.begin; pair < pairs.end; ++pair) {
-            const int tile = pair * kUnitPair, n_tiles = std::min(kUnitPair, weight.n_tiles() - tile);
-            for (int n = 0; n < n_tiles; ++n) {
-                unpack(weight.tile(tile + n), weight.n_blocks(), blocks.begin, blocks.end,
-                       scratch.weights + n * n_k * kUnitTile);
-            }
-            unit.multiply({x + blocks.begin * kUnitTile, static_cast<ptrdiff_t>(n_blocks) * kUnitTile, scratch.weights,
-                           ptrdiff_t{n_k} * kUnitTile, m_tiles, n_tiles, n_k,
-                           sums + static_cast<ptrdiff_t>(pair - pairs.begin) * m_tiles * kUnitPair * kUnitSums,
-                           run > 0});
+            multiply_pair(*kernels_->unit, weight, pair, blocks.begin, blocks.end, m_tiles, x, scratch.weights,
+                          sums + static_cast<ptrdiff_t>(pair - pairs.begin) * m_tiles * kUnitPair * kUnitSums);
         }
     }
 }
 
 void Model::finish_pairs(const Product& product, Range pairs, int n_rows, const float* sums, const float* up) const {
     const MatrixUnit& unit = *kernels_->unit;
-    const int m_tiles = tiles_of(n_rows), first_row = n_exact_;
+    const int m_tiles = unit_tiles(n_rows), first_row = n_exact_;
     for (int pair = pairs.begin; pair < pairs.end; ++pair) {
         const int column = pair * kUnitPair * kLanes,
                   width = std::min(kUnitPair * kLanes, product.weight->rows - column);
         for (int m = 0; m < m_tiles; ++m) {
             const ptrdiff_t at = (static_cast<ptrdiff_t>(pair - pairs.begin) * m_tiles + m) * kUnitPair * kUnitSums;
             if (product.gate_up != nullptr) {
-                const ptrdiff_t stride = static_cast<ptrdiff_t>(blocks_of(product.weight->rows)) * kUnitTile;
+                const ptrdiff_t stride = static_cast<ptrdiff_t>(unit_blocks(product.weight->rows)) * kUnitTile;
                 unit.swiglu(sums + at, up + at, product.tiles + m * stride + pair * kUnitTile);
                 continue;
             }
@@ -90,7 +91,7 @@ int Model::unit_group(const Matrix& weight, int n_rows) const {
 void Model::multiply_prompts(Progress& at, const Product* products, int n_products, int n_rows, const uint16_t* x) {
     std::atomic<int>& next = counters_[static_cast<size_t>(at.phase++)];
     if (n_rows == 0) return;
-    const int m_tiles = tiles_of(n_rows);
+    const int m_tiles = unit_tiles(n_rows);
     UnitScratch scratch = unit_scratch(at.thread);
     int taken = next++, index = 0;  // units of all products are numbered through
     for (int i = 0; i < n_products; ++i) {
@@ -118,7 +119,7 @@ Model::UnitScratch Model::unit_scratch(int thread) {
 }
 size_t Model::unit_scratch_bytes(int n_rows) {
     return kUnitPair * kRunBlocks * kUnitTile * sizeof(uint16_t) +
-           static_cast<size_t>(kGroup * tiles_of(n_rows) * kUnitPair * kUnitSums) * sizeof(float);
+           static_cast<size_t>(kGroup * unit_tiles(n_rows) * kUnitPair * kUnitSums) * sizeof(float);
 }
 
 }  // namespace codellama

@@ -1,5 +1,5 @@
-// The kernels for AVX-512 with AMX tiles (Sapphire Rapids 2023 and later): those of AVX-512, and a matrix unit for
-// prompts. See isa_avx512.cpp for what may be included here.
+// The kernels for AVX-512 with AMX tiles (Sapphire Rapids 2023 and later): those of isa_avx512.cpp as they are, and a
+// matrix unit for prompts. See there for what may be included here.
 
 #include <immintrin.h>
 
@@ -9,18 +9,18 @@
 
 namespace codellama::amx {
 #include "simd/avx512.inc"
-#include "matmul.inc"
-#include "elementwise.inc"
-#include "attention.inc"
+#include "formats.inc"
+#include "functions.inc"
+#include "partials.inc"
 #include "matmul_amx.inc"
 #include "attention_amx.inc"
-#include "table.inc"
 }  // namespace codellama::amx
 
 const codellama::Kernels* codellama::kernels_amx() {
     static const MatrixUnit unit = amx::make_unit();
     static const Kernels table = [] {
-        Kernels all = amx::make_table("amx");
+        Kernels all = *kernels_avx512();
+        all.name = "amx";
         all.unit = &unit;
         return all;
     }();

@@ -9,6 +9,9 @@
 
 namespace codellama::avx2 {
 #include "simd/avx2.inc"
+#include "formats.inc"
+#include "functions.inc"
+#include "partials.inc"
 #include "matmul.inc"
 #include "elementwise.inc"
 #include "attention.inc"

@@ -9,6 +9,9 @@
 
 namespace codellama::avx512 {
 #include "simd/avx512.inc"
+#include "formats.inc"
+#include "functions.inc"
+#include "partials.inc"
 #include "matmul.inc"
 #include "elementwise.inc"
 #include "attention.inc"

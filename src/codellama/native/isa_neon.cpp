@@ -9,6 +9,9 @@
 
 namespace codellama::neon {
 #include "simd/neon.inc"
+#include "formats.inc"
+#include "functions.inc"
+#include "partials.inc"
 #include "matmul.inc"
 #include "elementwise.inc"
 #include "attention.inc"

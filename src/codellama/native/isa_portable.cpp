@@ -7,6 +7,9 @@
 
 namespace codellama::portable {
 #include "simd/portable.inc"
+#include "formats.inc"
+#include "functions.inc"
+#include "partials.inc"
 #include "matmul.inc"
 #include "elementwise.inc"
 #include "attention.inc"

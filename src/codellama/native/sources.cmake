@@ -1,7 +1,8 @@
 # The engine's sources and the flags of each instruction set's unit; shared by the extension and the C++ tests.
 # No unit may fuse multiply and add on its own: the kernels say where, and the tests hold them to it.
 
-set(CODELLAMA_NATIVE_OPTIONS -O3 -ffp-contract=off -fno-math-errno)
+set(CODELLAMA_NATIVE_OPTIMIZE -O3 CACHE STRING "optimization of the engine's sources, whatever the build type")
+set(CODELLAMA_NATIVE_OPTIONS ${CODELLAMA_NATIVE_OPTIMIZE} -ffp-contract=off -fno-math-errno)
 set(CODELLAMA_NATIVE_DEFINITIONS "")
 set(here ${CMAKE_CURRENT_LIST_DIR})
 set(CODELLAMA_NATIVE_SOURCES

@@ -35,8 +35,16 @@ neon() {
         echo "skipped: needs the Debian packages g++-aarch64-linux-gnu and qemu-user"
         return
     fi
-    qemu-aarch64 "$(build neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
-        -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static)"
+    local program
+    program=$(build neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+        -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DCMAKE_EXE_LINKER_FLAGS=-static)
+    qemu-aarch64 -cpu max "$program" i8mm neon portable
+    echo "-- a processor without the matrix multiplication of bytes"
+    if qemu-aarch64 -cpu cortex-a76 "$program" i8mm >/dev/null; then
+        echo "i8mm was run where it is not" >&2
+        return 1
+    fi
+    qemu-aarch64 -cpu cortex-a76 "$program" neon
 }
 
 case $what in

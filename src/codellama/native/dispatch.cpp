@@ -5,6 +5,8 @@
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 #if defined(CODELLAMA_X86)
@@ -55,15 +57,26 @@ bool has_dot_product() {  // Apple M1 2020, Cortex-A76 2018, Graviton 2
     return true;  // every 64-bit Apple processor that runs a current system
 #endif
 }
+bool has_i8mm() {  // Graviton 3 2022, Apple M2 2022
+#if defined(__linux__)
+    return has_dot_product() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+#elif defined(__APPLE__)
+    int present = 0;
+    size_t size = sizeof(present);
+    return sysctlbyname("hw.optional.arm.FEAT_I8MM", &present, &size, nullptr, 0) == 0 && present != 0;
+#else
+    return false;
+#endif
+}
 #endif
 bool always() { return true; }
 
 constexpr Candidate kCandidates[] = {
 #if defined(CODELLAMA_X86)
-    {"amx", has_amx, kernels_amx},           {"avx512", has_avx512, kernels_avx512}, {"avx2", has_avx2, kernels_avx2},
+    {"amx", has_amx, kernels_amx},          {"avx512", has_avx512, kernels_avx512},  {"avx2", has_avx2, kernels_avx2},
 #endif
 #if defined(CODELLAMA_NEON)
-    {"neon", has_dot_product, kernels_neon},
+    {"i8mm", has_i8mm, kernels_i8mm},       {"neon", has_dot_product, kernels_neon},
 #endif
     {"portable", always, kernels_portable},
 };

@@ -129,6 +129,7 @@ struct Kernels {
 const Kernels* kernels_amx();
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx2();
+const Kernels* kernels_i8mm();
 const Kernels* kernels_neon();
 const Kernels* kernels_portable();
 

@@ -21,6 +21,8 @@
 #if defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 #endif
 
@@ -222,6 +224,29 @@ __attribute__((target("arch=armv8.2-a+dotprod"))) double run_neon_dotprod() {
     keep(sum);
     return 16.0 * kRounds * 32;
 }
+
+bool has_i8mm() {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+#elif defined(__APPLE__)
+    int present = 0;
+    size_t size = sizeof(present);
+    return sysctlbyname("hw.optional.arm.FEAT_I8MM", &present, &size, nullptr, 0) == 0 && present != 0;
+#else
+    return false;
+#endif
+}
+
+__attribute__((target("arch=armv8.2-a+i8mm"))) double run_neon_i8mm() {
+    int8x16_t a = vdupq_n_s8(1), b = vdupq_n_s8(2);
+    int32x4_t sum[16] = {};
+    for (int i = 0; i < kRounds; ++i) {
+        for (int32x4_t& each : sum) each = vmmlaq_s32(each, a, b);
+        asm volatile("" : "+w"(a), "+w"(b));
+    }
+    keep(sum);
+    return 16.0 * kRounds * 64;
+}
 #endif
 #endif
 
@@ -242,6 +267,7 @@ const std::vector<Peak>& peaks() {
         {"avx512_bf16", has_avx512_bf16, run_avx512_bf16},
         {"avx2_int8", has_avx2, run_avx2_int8},
 #elif defined(__aarch64__)
+        {"neon_i8mm", has_i8mm, run_neon_i8mm},
         {"neon_dotprod", has_dotprod, run_neon_dotprod},
 #endif
     };

@@ -14,7 +14,7 @@ namespace codellama {
 double read_bandwidth(size_t bytes, int n_threads, double seconds);
 
 // Instructions that peak_rate knows and this machine has: "amx_int8", "amx_bf16", "avx512_vnni", "avx512_bf16",
-// "avx2_int8", "neon_dotprod".
+// "avx2_int8", "neon_i8mm", "neon_dotprod".
 std::vector<std::string> peak_instructions();
 
 // Operations (a multiply and an add are two) a second on registers alone; std::invalid_argument for an instruction

@@ -2,6 +2,7 @@
 // processors that only an emulator has here. No framework: a line per check, "N passed, N failed", exit status.
 //   native_test [SET…]   those sets alone; one that is not there is an error
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -161,6 +162,68 @@ void check_rows(const Kernels& k, const Kernels& portable) {
     check(std::memcmp(a.data(), b.data(), sizeof(XBlock) * 8) == 0, std::string(k.name) + " quantizes alike");
 }
 
+float to_bf16(float x) {  // nearest, ties to even
+    uint32_t u;
+    std::memcpy(&u, &x, 4);
+    u = (u + 0x7fff + (u >> 16 & 1)) & 0xffff0000;
+    std::memcpy(&x, &u, 4);
+    return x;
+}
+
+// Attention on a matrix unit against float64: two chunks, rows in two batches, a head that leaves part of a tile.
+// Maxima and sums of exponentials are never rounded to bfloat16, and are held to float32's accuracy.
+void check_unit_attention(const Kernels& k) {
+    constexpr int kDim = 24, kPad = 32, kHeads = 2, kGroup = 3, kTokens = 20, kPosition = 500, kBlocks = 33;
+    constexpr int kRows = kTokens * kGroup, kStride = kPad + 2;
+    std::vector<uint16_t> keys(kBlocks * kHeads * kDim * kLanes), values(kBlocks * kHeads * kPad * kLanes);
+    const KvLayer kv{keys.data(), values.data(), kHeads, kDim, kPad};
+    std::vector<std::vector<float>> key, value;
+    std::vector<int32_t> table(kBlocks);
+    for (int b = 0; b < kBlocks; ++b) table[static_cast<size_t>(b)] = kBlocks - 1 - b;
+    for (int j = 0; j < kPosition + kTokens; ++j) {
+        key.push_back(normal(kDim * kHeads));
+        value.push_back(normal(kDim * kHeads));
+        for (auto* each : {&key.back(), &value.back()}) {
+            for (float& x : *each) x = to_bf16(x);
+        }
+        k.write_kv(kv, table[static_cast<size_t>(j / kLanes)], j % kLanes, key.back().data(), value.back().data());
+    }
+    const std::vector<float> q = normal(static_cast<size_t>(kRows * kDim), 0.7f);
+    std::vector<float> partial(static_cast<size_t>(kRows * kStride));
+    const Buffer scratch(k.unit->attend_scratch);
+    k.unit->begin();
+    k.unit->attend({kv, table.data(), 1, kGroup, q.data(), kGroup * kDim, kPosition, kTokens, 0, 2,
+                    reinterpret_cast<float*>(const_cast<uint8_t*>(scratch.data())), partial.data()});
+    k.unit->end();
+    bool sums = true, outputs = true;
+    for (int r = 0; r < kRows; ++r) {
+        const float* got = &partial[static_cast<size_t>(r * kStride)];
+        std::vector<double> score;
+        for (int j = 0; j <= kPosition + r / kGroup; ++j) {
+            double sum = 0;
+            for (int d = 0; d < kDim; ++d) {
+                sum += double{to_bf16(q[static_cast<size_t>(r * kDim + d)] * 1.4426950408889634f)} *
+                       key[static_cast<size_t>(j)][static_cast<size_t>(kDim + d)];
+            }
+            score.push_back(sum);
+        }
+        const double top = *std::max_element(score.begin(), score.end());
+        double sum = 0;
+        for (double& each : score) sum += each = std::exp2(each - top);
+        sums = sums && std::abs(got[0] - top * std::log(2.0)) < 1e-5 && std::abs(got[1] - sum) < 2e-5 * sum;
+        for (int d = 0; d < kDim; ++d) {
+            double out = 0, size = 0;
+            for (size_t j = 0; j < score.size(); ++j) {
+                out += score[j] * value[j][static_cast<size_t>(kDim + d)];
+                size += score[j] * std::abs(value[j][static_cast<size_t>(kDim + d)]);
+            }
+            outputs = outputs && std::abs(got[2 + d] - out) < size / 256;
+        }
+    }
+    check(sums, std::string(k.name) + " attention on its unit: maxima and sums");
+    check(outputs, std::string(k.name) + " attention on its unit: outputs");
+}
+
 // A model small enough for an emulator; its matrices and norms are random, but the same each time.
 // All rows divide into blocks of 32, without which nothing would run on a matrix unit.
 constexpr Shape kShape{64, 2, 8, 2, 24, 96, 40, 1e-5f, 1e4, 1.0};
@@ -297,6 +360,7 @@ void check_set(const std::string& isa, const std::vector<std::string>& present) 
         }
     }
     check_rows(k, *choose_kernels("portable"));
+    if (k.unit != nullptr) check_unit_attention(k);
     check_forward(isa);
     check_replaced(isa);
     check_beside(isa);

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from codellama.cli import main
+from codellama.cli.generate import split_words
 from codellama.weights.load import open_model
 from tiny_checkpoints import TINY, random_weights, write_meta, write_sentencepiece
 
@@ -141,6 +142,39 @@ def test_the_store(run: Run, smollm2_store: Path, monkeypatch: pytest.MonkeyPatc
     assert run("rm", "helper").out == "removed helper\n"
     assert run("rm", "helper").status == 1
     assert json.loads(run("show", "smollm2:135m", "--json").out)["license"] == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "prompt"),
+    [
+        (("Hi", "there"), "smollm2:135m", "Hi there"),
+        (("Hi there",), "smollm2:135m", "Hi there"),
+        (("why?",), "smollm2:135m", "why?"),
+        (("smollm2:135m", "Hi"), "smollm2:135m", "Hi"),
+        (("codellama", "Hi"), "codellama", "Hi"),
+        (("codellama",), "codellama", None),
+        (("mistral:7b",), "mistral:7b", None),
+        (("./m.gguf",), "./m.gguf", None),
+        ((), "smollm2:135m", None),
+    ],
+)
+def test_what_is_a_model_and_what_a_prompt(
+    run: Run, words: tuple[str, ...], model: str, prompt: str | None
+) -> None:
+    assert split_words(list(words)) == (model, prompt)
+
+
+@pytest.mark.parametrize("stdin", [b"", b"def f():\n"])
+def test_a_lone_word_that_may_be_either_says_both_readings(run: Run, stdin: bytes) -> None:
+    done = run("run", "Hi", stdin=stdin)
+    assert (done.status, done.out) == (1, "")
+    (line,) = done.err.splitlines()
+    assert "no model 'Hi'" in line and "`codellama pull Hi`" in line
+    assert "`codellama run smollm2:135m Hi`" in line
+
+
+def test_a_misspelt_model_says_what_was_meant(run: Run) -> None:
+    assert "Did you mean codellama" in run("run", "codelama").err
 
 
 def test_an_empty_store_says_what_to_do(run: Run) -> None:

@@ -7,6 +7,7 @@ be piped. The path of a one-shot answer imports no terminal library.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -65,8 +66,8 @@ def split_words(words: list[str]) -> tuple[str, str | None]:
     """(model, prompt): the first word is the model if it names one, otherwise all words are the
     prompt.
 
-    A lone word without spaces is taken for a model's name, so that a misspelt one is an error and
-    not a question.
+    A lone word that may be either is an error that says both readings: neither a misspelt model
+    that another one answers nor a question that goes to a registry is what somebody meant.
     """
     from codellama.hub import resolve
 
@@ -77,10 +78,33 @@ def split_words(words: list[str]) -> tuple[str, str | None]:
         return DEFAULT_MODEL, " ".join(words)
     try:
         resolve(first)
-    except NotFoundError:
-        if rest and ":" not in first and "/" not in first:
-            return DEFAULT_MODEL, " ".join(words)
+    except NotFoundError as error:
+        if not _must_be_model(first):
+            if rest or not _may_be_model(first):
+                return DEFAULT_MODEL, " ".join(words)
+            ask = shlex.join(("codellama", "run", DEFAULT_MODEL, first))
+            raise NotFoundError(f"{error}; to ask {DEFAULT_MODEL} just that: `{ask}`") from None
     return first, " ".join(rest) if rest else None
+
+
+def _must_be_model(word: str) -> bool:
+    """Whether it is written as no prompt begins: a tag, a path, or a name of the catalogue."""
+    from codellama.hub.catalogue import canonical
+    from codellama.hub.names import looks_like_path, parse_name
+
+    if not _may_be_model(word):
+        return looks_like_path(word)
+    return ":" in word or "/" in word or canonical(parse_name(word)) is not None
+
+
+def _may_be_model(word: str) -> bool:
+    from codellama.hub.names import parse_name
+
+    try:
+        parse_name(word)
+    except RequestError:
+        return False
+    return True
 
 
 def _piped() -> str:

@@ -5,8 +5,8 @@
 The same shape (SmolLM2-135M, random weights), rows (2 × 1,024 tokens, four documents each), type
 (bfloat16 products, float32 weights) and optimizer (AdamW, one step a batch). Every contestant runs
 in a process of its own, one after the other, and around in the other order; reported is the median
-of all steps but each process's first. Peers see the rows as one text each, without document masks, as they pack by
-default: that is less attention work to keep apart, and more of it to compute.
+of all steps but each process's first. Peers see the rows as one text each, without document masks,
+as they pack by default: that is less attention work to keep apart, and more of it to compute.
 
 Every contestant also runs compiled by torch.compile (the peers their whole model, we what is
 element-wise), unless --no-compile; the first step, which compiles, is not counted.

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from codellama.weights.adapter import open_adapted, write_adapter
+from codellama.weights.export import export_gguf
+from codellama.weights.load import open_model
 from serve.conftest import Live
+from serve.support import INFILLS
 
 ollama = pytest.importorskip("ollama")
 GREEDY = {"temperature": 0, "num_predict": 12}
@@ -148,6 +154,71 @@ def test_blobs_and_create_from_a_file(infill_client: ollama.Client, infilling: L
     assert infill_client.show("small").details.quantization_level == "Q8_0"
     for name in ("uploaded", "small"):
         infill_client.delete(name)
+
+
+def tiny_adapter(infilling: Live) -> Path:
+    """An adapter that turns the tiny model's answers around, as a file of ours."""
+    base = open_model(infilling.store.parent / "tiny.gguf")
+    generator = np.random.default_rng(5)
+    arrays = {}
+    for name in ("layers.0.attention.wo.weight", "layers.1.feed_forward.w2.weight"):
+        out, width = base.layout(name).shape
+        arrays[f"{name}.a"] = generator.standard_normal((4, width)).astype(np.float16)
+        arrays[f"{name}.b"] = generator.standard_normal((out, 4)).astype(np.float16)
+    path = infilling.store.parent / "mine.safetensors"
+    about = {"name": "mine", "scale": 0.5, "rows": [], "pieces": [], "infill": None}
+    write_adapter(path, arrays, about)
+    return path
+
+
+def test_create_with_an_adapter(infill_client: ollama.Client, infilling: Live) -> None:
+    """The answers are those of the merged model: as a file, through the store, after a copy."""
+    path = tiny_adapter(infilling)
+    base = infilling.store.parent / "tiny.gguf"
+    merged = path.with_name("merged.gguf")
+    export_gguf(open_adapted(open_model(base), path, None), merged)
+    infill_client.create("merged", files={"m.gguf": infill_client.create_blob(merged)})
+    digest = infill_client.create_blob(path)
+    steps = [
+        step.status
+        for step in infill_client.create(
+            "adapted", from_=INFILLS, adapters={"mine.safetensors": digest}, stream=True
+        )
+    ]
+    assert "converting adapter" in steps and steps[-1] == "success"
+    body = {"model": "written", "modelfile": f"FROM {INFILLS}\nADAPTER @{digest}", "stream": False}
+    assert infill_client._client.post("/api/create", json=body).status_code == 200
+    infill_client.copy("adapted", "again")
+
+    def answer(model: str) -> str:
+        options = {"temperature": 0, "num_predict": 16}
+        return infill_client.generate(model, "def f(x):", raw=True, options=options).response
+
+    wanted = answer("merged")
+    assert wanted != answer(INFILLS)
+    assert [answer(name) for name in ("adapted", "written", "again")] == [wanted] * 3
+    assert infill_client.generate("adapted", "a", "b", options={"num_predict": 2}).done
+    for name in ("merged", "adapted", "written", "again"):
+        infill_client.delete(name)
+
+
+def test_adapters_that_cannot_be(infill_client: ollama.Client, infilling: Live) -> None:
+    base = infill_client.create_blob(infilling.store.parent / "tiny.gguf")
+    cases = {
+        "not here": {"x.gguf": "sha256:" + "0" * 64},
+        "no weights": {"adapter_config.json": base},
+        "is no adapter": {"x.gguf": base},
+        "not a sha256 digest": {"x": "../../etc/passwd"},
+    }
+    for said, adapters in cases.items():
+        with pytest.raises(ollama.ResponseError, match=said) as error:
+            infill_client.create("bad", from_=INFILLS, adapters=adapters)
+        assert error.value.status_code == 400 and str(infilling.store) not in error.value.error
+    body = {"model": "bad", "modelfile": f"FROM {INFILLS}\nADAPTER ./lora.gguf"}
+    reply = infill_client._client.post("/api/create", json=body)
+    assert reply.status_code == 400 and "blob" in reply.json()["error"]
+    with pytest.raises(ollama.ResponseError, match="not found"):
+        infill_client.show("bad")
 
 
 def test_bad_uploads(infill_client: ollama.Client) -> None:

@@ -14,7 +14,8 @@ import pytest
 from codellama.errors import ModelFileError, ModelTooLargeError, NotFoundError
 from codellama.model.config import ModelConfig
 from codellama.weights.gguf import LazyTensor, gguf_name, metadata_from_config, write_gguf
-from codellama.weights.load import ROPE_FACTORS, check_memory, open_model
+from codellama.weights.load import check_memory, open_model
+from codellama.weights.model_file import ROPE_FACTORS
 from codellama.weights.tensor import GGMLType
 from tiny_checkpoints import (
     TINY,

@@ -121,7 +121,8 @@ class Layout:
                 manifest, modified = self.read(path), path.stat().st_mtime
             except (ModelFileError, OSError):
                 continue
-            if manifest.format and all(self.has(layer) for layer in manifest.weights):
+            needed = (*manifest.weights, *manifest.adapters)
+            if manifest.format and all(self.has(layer) for layer in needed):
                 yield ModelEntry(
                     str(name), manifest.size, modified, manifest.format, self.where, manifest.digest
                 )

@@ -159,7 +159,8 @@ def _find_in_cache(name: Name) -> Found | None:
 
 
 def _is_usable(manifest: Manifest, layout: Layout) -> bool:
-    return bool(manifest.format) and all(layout.has(layer) for layer in manifest.weights)
+    needed = (*manifest.weights, *manifest.adapters)
+    return bool(manifest.format) and all(layout.has(layer) for layer in needed)
 
 
 def _is_model(text: str) -> bool:

@@ -77,8 +77,13 @@ class Manifest:
 
     @property
     def weights(self) -> tuple[Layer, ...]:
-        """The layers that hold the model itself."""
+        """The layers that hold the model itself, before any adapter."""
         return tuple(layer for layer in self.layers if layer.kind in ("model", "file"))
+
+    @property
+    def adapters(self) -> tuple[Layer, ...]:
+        """The layers that change it, in order."""
+        return tuple(layer for layer in self.layers if layer.kind == "adapter")
 
     @property
     def size(self) -> int:

@@ -74,16 +74,16 @@ class Store(Layout):
 
     def path_of(self, manifest: Manifest, source: Layout) -> Path:
         """The file or folder that `open_model` takes. Raises ModelFileError if a blob is gone."""
-        for layer in manifest.weights:
+        for layer in (*manifest.weights, *manifest.adapters):
             if not source.has(layer):
                 raise ModelFileError(
                     f"its file {layer.title or layer.digest[:19]} is missing or cut: "
                     "pull the model again"
                 )
-        if not manifest.is_folder:
+        if not manifest.is_folder and not manifest.adapters:
             return source.blob(manifest.weights[0].digest)
         view = make_view(self.root / "views", manifest, source.blob, relative=source is self)
-        if manifest.format == "gguf":
+        if manifest.format == "gguf" and not manifest.adapters:
             return view / min(layer.title for layer in manifest.weights)
         return view
 

@@ -1,5 +1,6 @@
 """Folders of named links, for models of several files: blobs have no names, and readers want
-`config.json` beside the rest.
+`config.json` beside the rest. Adapters are `.adapter-0`, `.adapter-1`, … beside the weights, which
+weights.open_model applies; no file of a manifest can have such a name.
 
 A view is derived from its manifest and may be deleted at any time. It is made aside and renamed, so
 it is whole or absent.
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codellama.hub.files import TEMPORARY
-from codellama.hub.manifest import Manifest
+from codellama.hub.manifest import Layer, Manifest
 
 __all__ = ["drop_views", "make_view"]
 
@@ -32,8 +33,8 @@ def make_view(
         return view
     making = view.with_name(f"{view.name}.{os.urandom(4).hex()}{TEMPORARY}")
     making.mkdir(parents=True)
-    for layer in manifest.weights:
-        source, link = blob(layer.digest), making / layer.title
+    for name, layer in _members(manifest):
+        source, link = blob(layer.digest), making / name
         try:
             os.symlink(os.path.relpath(source, making) if relative else source.resolve(), link)
         except OSError:  # no right to make symbolic links (Windows), or none on this file system
@@ -43,6 +44,14 @@ def make_view(
     except OSError:  # another process was quicker
         shutil.rmtree(making, ignore_errors=True)
     return view
+
+
+def _members(manifest: Manifest) -> list[tuple[str, Layer]]:
+    weights = manifest.weights
+    named = [(layer.title, layer) for layer in weights]
+    if not manifest.is_folder:  # one GGUF file, which needs no name elsewhere
+        named = [("model.gguf", layer) for layer in weights]
+    return named + [(f".adapter-{i}", layer) for i, layer in enumerate(manifest.adapters)]
 
 
 def drop_views(views: Path, doomed: Callable[[str], bool], before: float | None = None) -> None:

@@ -1,7 +1,8 @@
 """Ollama's Modelfile, for clients that send it whole: FROM, PARAMETER, TEMPLATE, SYSTEM, ADAPTER,
 LICENSE, MESSAGE.
 
-Reads text, touches no file: FROM names a model. Source: ollama/ollama docs/modelfile.mdx.
+Reads text, touches no file: FROM names a model, ADAPTER a blob that was sent. Source: ollama/ollama
+docs/modelfile.mdx.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def parse_modelfile(text: str, request: CreateRequest) -> CreateRequest:
     )
     parameters: dict[str, Any] = {}
     licenses: list[str] = []
+    adapters: dict[str, str] = {}
     messages: list[OllamaMessage] = []
     for word, value, line in _commands(text):
         match word:
@@ -45,7 +47,7 @@ def parse_modelfile(text: str, request: CreateRequest) -> CreateRequest:
             case "license":
                 licenses.append(value)
             case "adapter":
-                made.adapters = {**(made.adapters or {}), value: ""}
+                adapters[value] = _digest(value) if request.adapters is None else ""
             case "parameter":
                 _set(parameters, value, line)
             case "message":
@@ -59,11 +61,23 @@ def parse_modelfile(text: str, request: CreateRequest) -> CreateRequest:
                 raise RequestError(f"Modelfile, line {line}: {word.upper()[:30]} is not known")
     made.parameters = {**parameters, **(request.parameters or {})} or None
     made.license = licenses or None
+    made.adapters = adapters or None
     made.messages = messages or None
     for name in ("template", "system", "messages", "license", "files", "adapters", "from_"):
         if (given := getattr(request, name)) is not None:
             setattr(made, name, given)
     return made
+
+
+def _digest(value: str) -> str:
+    """ADAPTER's blob, as Ollama's client writes it; a path would be one of another machine."""
+    digest = value.removeprefix("@")
+    if not re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        raise RequestError(
+            f"ADAPTER {value[:100]}: send the file as a blob, and name it in 'adapters' or write "
+            "ADAPTER @sha256:…"
+        )
+    return digest
 
 
 def _commands(text: str) -> list[tuple[str, str, int]]:

@@ -48,7 +48,8 @@ class Loaded:
     """A model in memory.
 
     Attributes:
-        key: identity of its files (digest or path).
+        key: which model it is (digest or path). identity: that, and whatever else decides the
+            numbers it computes; saved prefixes carry it.
         defaults: template, system prompt and parameters of its Modelfile.
         expires: monotonic time at which it may go; inf for ever. until: the same as a date.
     """
@@ -60,7 +61,8 @@ class Loaded:
     grammars: Grammars
     worker: Worker
     defaults: Defaults
-    load_s: float
+    identity: str
+    load_s: float = 0.0
     expires: float = FOREVER
     keep_alive: float = 300.0
     users: int = 0
@@ -246,22 +248,25 @@ class Models:
             stop_ids=tokenizer.stop_ids,
             encode=lambda raw: tokenizer.encode_infilling(raw.decode("utf-8", "replace")),
         )
-        return Loaded(key, resolved, parts, prompts, grammars, worker, defaults, 0.0)
+        identity = _identity(resolved, key, getattr(parts.runner, "isa", ""))
+        return Loaded(key, resolved, parts, prompts, grammars, worker, defaults, identity)
 
     async def _restore_prefixes(self, loaded: Loaded) -> None:
         """Before the first request is served: what an earlier run had computed."""
-        path, identity = self._saved(loaded)
+        path = self._saved(loaded)
         if path is not None:
-            future = loaded.worker.call(lambda engine: engine.restore_prefixes(path, identity))
+            future = loaded.worker.call(
+                lambda engine: engine.restore_prefixes(path, loaded.identity)
+            )
             if tokens := await asyncio.wrap_future(future):
                 log.info("restored a prefix cache of %d tokens", tokens)
 
     async def _save_prefixes(self, loaded: Loaded) -> None:
-        path, identity = self._saved(loaded)
-        if path is None:
+        path = self._saved(loaded)
+        if path is None or not loaded.resolved.info.path.exists():  # of a model that was deleted
             return
         future = loaded.worker.call(
-            lambda engine: engine.save_prefixes(path, identity, most_bytes=PREFIX_BYTES)
+            lambda engine: engine.save_prefixes(path, loaded.identity, most_bytes=PREFIX_BYTES)
         )
         try:
             if tokens := await asyncio.wrap_future(future):
@@ -269,19 +274,11 @@ class Models:
         except OSError as error:
             log.warning("the prefix cache was not saved: %s", error.strerror)
 
-    def _saved(self, loaded: Loaded) -> tuple[Path | None, str]:
-        """The file of a model's prefixes, and what must be the same for them to be of use."""
+    def _saved(self, loaded: Loaded) -> Path | None:
+        """The file of a model's prefixes."""
         folder = self.settings.cache_folder
-        if folder is None:
-            return None, ""
-        from codellama import __version__
-
-        stat = loaded.resolved.info.path.stat()
-        isa = getattr(loaded.parts.runner, "isa", "")
-        parts = (loaded.key, stat.st_size, stat.st_mtime_ns, __version__, isa)
-        identity = hashlib.sha256(repr(parts).encode()).hexdigest()
         name = hashlib.sha256(loaded.key.encode()).hexdigest()[:32]
-        return folder / f"{name}.prefixes", identity
+        return None if folder is None else folder / f"{name}.prefixes"
 
     async def _drop_when_free(self, loaded: Loaded) -> None:
         while loaded.users:
@@ -293,9 +290,25 @@ class Models:
         if self._loaded.get(loaded.key) is loaded:
             del self._loaded[loaded.key]
         await asyncio.to_thread(loaded.worker.drain, drain_s)
-        await self._save_prefixes(loaded)
-        await asyncio.to_thread(loaded.worker.close)
+        try:
+            await self._save_prefixes(loaded)
+        finally:
+            await asyncio.to_thread(loaded.worker.close)
         log.info("unloaded %s", loaded.resolved.info.name)
+
+
+def _identity(resolved: Resolved, key: str, isa: str) -> str:
+    """What must be the same for computed prefixes to be of use; asked when the model is loaded,
+    since its file may change later.
+    """
+    from codellama import __version__
+
+    try:
+        stat = resolved.info.path.stat()
+        file = stat.st_size, stat.st_mtime_ns
+    except OSError:  # a model without a file, in tests
+        file = 0, 0
+    return hashlib.sha256(repr((key, *file, __version__, isa)).encode()).hexdigest()
 
 
 def _too_short(loaded: Loaded, num_ctx: int | None) -> bool:

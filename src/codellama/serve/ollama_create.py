@@ -1,8 +1,8 @@
 """Ollama's API, making models: /api/create and /api/blobs.
 
-A new model is a manifest: layers of another model (or of uploaded blobs), some replaced. No bytes
-of weights are copied unless they are to be quantized. The Modelfile itself is read by the client
-(and by modelfile.py for clients that send it whole).
+A new model is a manifest: layers of another model (or of uploaded blobs), some replaced, adapters
+added. No bytes of weights are copied unless they are to be quantized. The Modelfile itself is read
+by the client (and by modelfile.py for clients that send it whole).
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from codellama.serve.context import State
 from codellama.serve.errors import StatusError
 from codellama.serve.modelfile import parse_modelfile
 from codellama.serve.ollama import NDJSON, OLLAMA
+from codellama.serve.ollama_adapters import adapter_layers
 from codellama.serve.ollama_types import CreateRequest
-from codellama.serve.progress import last_line, progress_lines
+from codellama.serve.progress import last_line, progress_lines, steps
 from codellama.serve.replies import Streaming, read_json, unless_gone
 
 __all__ = ["routes"]
@@ -98,10 +99,6 @@ async def _create(state: State, request: Request) -> Response:
         raise StatusError(400, "neither 'from' or 'files' was specified")
     if body.from_ and looks_like_path(body.from_):
         raise StatusError(400, "'from' is the name of a model: send files as blobs")
-    if body.adapters:
-        raise StatusError(
-            501, "adapters are not applied while serving: merge them with `codellama export`"
-        )
     names = state.models.names
     base = await asyncio.to_thread(names.resolve, body.from_) if body.from_ else None
 
@@ -111,6 +108,9 @@ async def _create(state: State, request: Request) -> Response:
         if body.quantize:
             progress(0, 0, f"quantizing model to {body.quantize}")
             layers = _quantized(store, layers, body.quantize)
+        if body.adapters:
+            progress(0, 0, "converting adapter")
+            layers = [*layers, *adapter_layers(store, layers, body.adapters)]
         progress(0, 0, "creating new layers")
         layers = _with_texts(store, layers, body)
         source = base.info.source if base else {}
@@ -121,10 +121,10 @@ async def _create(state: State, request: Request) -> Response:
             raise RequestError("files of the model were removed meanwhile: try again")
         names.forget()
 
-    lines = progress_lines(work, first="reading model metadata", last=("success",))
+    told = steps(work, first="reading model metadata", last=("success",))
     if body.stream is not False:
-        return Streaming(lines, NDJSON)
-    return await unless_gone(request, last_line(lines))
+        return Streaming(progress_lines(told), NDJSON)
+    return await unless_gone(request, last_line(told))
 
 
 def _config(base: Any) -> dict[str, Any]:

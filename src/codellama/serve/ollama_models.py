@@ -21,7 +21,7 @@ from codellama.serve.errors import StatusError
 from codellama.serve.ollama import NDJSON, OLLAMA
 from codellama.serve.ollama_describe import shown, summaries, summary
 from codellama.serve.ollama_types import CopyRequest, NameRequest, ShowRequest, TransferRequest
-from codellama.serve.progress import last_line, progress_lines
+from codellama.serve.progress import last_line, progress_lines, steps
 from codellama.serve.replies import Streaming, json_reply, read_json, unless_gone
 
 __all__ = ["VERSION", "routes"]
@@ -93,10 +93,10 @@ async def _pull(state: State, request: Request) -> Response:
         hub.pull(name, progress, insecure=bool(body.insecure))
         state.models.names.forget()
 
-    lines = progress_lines(work, first="pulling manifest", last=_PULLED)
+    told = steps(work, first="pulling manifest", last=_PULLED)
     if body.stream is not False:
-        return Streaming(lines, NDJSON)
-    return await unless_gone(request, last_line(lines))
+        return Streaming(progress_lines(told), NDJSON)
+    return await unless_gone(request, last_line(told))
 
 
 _PULLED = ("verifying sha256 digest", "writing manifest", "success")

@@ -10,19 +10,37 @@ import msgspec
 from starlette.responses import Response
 
 from codellama.errors import CodeLlamaError
-from codellama.serve.errors import problem_of
+from codellama.serve.errors import Problem, problem_of
 from codellama.serve.replies import json_reply
 
-__all__ = ["last_line", "progress_lines"]
+__all__ = ["last_line", "progress_lines", "steps"]
+
+Steps = AsyncGenerator[dict[str, Any] | Problem]
 
 
-async def progress_lines(
+async def progress_lines(told: Steps) -> AsyncGenerator[bytes]:
+    """Steps as Ollama's status lines, an error as the last one."""
+    async for step in told:
+        yield _line({"error": step.message} if isinstance(step, Problem) else step)
+
+
+async def last_line(told: Steps) -> Response:
+    """For `stream: false`: the last status alone, an error with a status of its own."""
+    last: dict[str, Any] | Problem = {}
+    async for step in told:
+        last = step
+    if isinstance(last, Problem):
+        return json_reply({"error": last.message}, last.status)
+    return json_reply(last)
+
+
+async def steps(
     work: Callable[[Callable[[int, int, str], None]], None],
     *,
     first: str,
     last: tuple[str, ...],
-) -> AsyncGenerator[bytes]:
-    """A long work's progress as Ollama's status lines; its error as the last one.
+) -> Steps:
+    """A long work's progress; what went wrong comes last.
 
     The work runs in a thread. When the client goes away, the progress callback raises, which stops
     a download and leaves what can be resumed.
@@ -50,31 +68,20 @@ async def progress_lines(
 
     task = asyncio.ensure_future(asyncio.to_thread(run))
     try:
-        yield _line({"status": first})
+        yield {"status": first}
         while (line := await queue.get()) is not None:
-            yield _line(line)
+            yield line
         try:
             await task
         except CodeLlamaError as error:
-            yield _line({"error": problem_of(error).message})
+            yield problem_of(error)
             return
         for status in last:
-            yield _line({"status": status})
+            yield {"status": status}
     finally:
         gone = True
         if not task.done():
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-
-async def last_line(lines: AsyncGenerator[bytes]) -> Response:
-    """For `stream: false`: the last status alone, an error with a status of its own."""
-    last: dict[str, Any] = {}
-    async for line in lines:
-        last = msgspec.json.decode(line)
-    if "error" in last:
-        status = 404 if "not found" in last["error"] or "no model" in last["error"] else 500
-        return json_reply(last, 502 if status == 500 else status)
-    return json_reply(last)
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -2,182 +2,141 @@
 
     base + adapter → ModelFile          open_adapted(base, path)
 
-The file is safetensors: per matrix `NAME.a` [rank, in] and `NAME.b` [out, rank] in float16, `rows`
-[R, dim] for new rows of the embeddings, and one JSON text in the header's metadata that says what
-they are. Weights become W + scale · b·a when they are read, so a model is merged tensor by tensor.
+Our files are adapter_file.py's, others' adapter_formats.py's. Weights become W + scale · b·a when
+they are read, so a model is merged tensor by tensor.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from codellama.errors import ModelFileError
+from codellama.weights.adapter_file import (
+    ADAPTER_TYPE,
+    Adapter,
+    Array,
+    base_of,
+    read_own_adapter,
+    write_adapter,
+)
+from codellama.weights.adapter_formats import is_gguf, read_gguf_adapter
 from codellama.weights.blocks import dequantize, quantize
 from codellama.weights.checkpoint import Layout
-from codellama.weights.load import ModelFile
+from codellama.weights.model_file import ModelFile
 from codellama.weights.tensor import GGMLType, Tensor
 
-__all__ = ["ADAPTER_TYPE", "base_of", "open_adapted", "write_adapter"]
+__all__ = ["ADAPTER_TYPE", "base_of", "open_adapted", "read_adapter", "write_adapter"]
 
-ADAPTER_TYPE = np.float16
-_KEY = "codellama"
 _EMBEDDINGS = "tok_embeddings.weight"
-
-Array = npt.NDArray[Any]
-
-
-def write_adapter(path: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
-    """Write an adapter whole or not at all."""
-    from safetensors.numpy import save
-
-    from codellama.weights.files import atomic_file
-
-    data = save(dict(arrays), metadata={_KEY: json.dumps(dict(about))})
-    atomic_file(path, data)
+_FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
 
-def read_adapter(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """(arrays, what they are). Raises ModelFileError for a file that is no adapter of ours."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ModelFileError(f"{path}: is no adapter: {error}") from None
-    if not isinstance(about, dict) or not _says_what_it_is(about):
-        raise ModelFileError(f"{path}: is no adapter: its header does not say what it holds")
-    return arrays, about
+def read_adapter(path: Path) -> Adapter:
+    """Raises ModelFileError for a file that is no adapter: neither ours nor a LoRA as GGUF."""
+    return read_gguf_adapter(path) if is_gguf(path) else read_own_adapter(path)
 
 
-def _says_what_it_is(about: Mapping[str, Any]) -> bool:
-    wanted = {"name": str, "scale": float, "rows": list, "pieces": list, "infill": list}
-    if any(not isinstance(about.get(key), type) for key, type in wanted.items()):
-        return False
-    theta = about.get("rope_theta", 1.0)
-    return (
-        len(about["pieces"]) == len(about["rows"])
-        and all(isinstance(piece, str) for piece in about["pieces"])
-        and len(about["infill"]) in (0, 4)
-        and isfinite(about["scale"])
-        and isinstance(theta, int | float)
-        and 0 < theta < 1e12
-    )
-
-
-def base_of(path: Path) -> str | None:
-    """The name of the model that an adapter changes; None for a file that is no adapter, or does
-    not tell.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if path.suffix != ".safetensors" or not path.is_file():
-        return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
-    except (OSError, SafetensorError, ValueError):
-        return None
-    base = about.get("base") if isinstance(about, dict) else None
-    return base if isinstance(base, str) else None
-
-
-def open_adapted(base: ModelFile, path: Path, type: GGMLType = GGMLType.F32) -> ModelFile:
+def open_adapted(base: ModelFile, path: Path, type: GGMLType | None = GGMLType.F32) -> ModelFile:
     """The base as the adapter changes it; its matrices are merged when they are read.
 
     Args:
-        type: of merged matrices; F32 for export, Q8_0 to run them.
+        type: of merged matrices; F32 for export, Q8_0 to run them. None is as the base stores them
+            where these are floats, else Q8_0: 4 bits would round what was learned away.
 
     Raises:
         ModelFileError: the adapter belongs to another base.
     """
-    arrays, about = read_adapter(path)
-    return ModelFile(base.path, "gguf", _Adapted(base, arrays, about, path, type))
+    return ModelFile(base.path, "gguf", _Adapted(base, read_adapter(path), path, type))
 
 
 class _Adapted:
     """checkpoint.Checkpoint of base and adapter."""
 
     def __init__(
-        self,
-        base: ModelFile,
-        arrays: Mapping[str, Array],
-        about: Mapping[str, Any],
-        path: Path,
-        type: GGMLType,
+        self, base: ModelFile, adapter: Adapter, path: Path, type: GGMLType | None
     ) -> None:
-        self._base, self._arrays, self._about, self._type = base, arrays, about, type
+        self._base, self._adapter, self._type = base, adapter, type
+        own, theta = base.config, adapter.rope_theta
         self.config = replace(
-            base.config, name=about["name"], infills=bool(about["infill"]),
-            rope_theta=float(about.get("rope_theta", base.config.rope_theta)),
-        )  # fmt: skip
+            own,
+            name=own.name if adapter.name is None else adapter.name,
+            infills=own.infills if adapter.infill is None else bool(adapter.infill),
+            rope_theta=own.rope_theta if theta is None else theta,
+        )
         self._check(path)
         self.metadata = self._metadata()
-        self.layouts = {
-            name: Layout(base.layout(name).shape, type) if self._changes(name)
-            else base.layout(name)
-            for name in base.names
-        }  # fmt: skip
+        self.layouts = {name: self._layout(name) for name in base.names}
+
+    def _layout(self, name: str) -> Layout:
+        stored = self._base.layout(name)
+        if not self._changes(name):
+            return stored
+        as_stored = stored.type if stored.type in _FLOATS else GGMLType.Q8_0
+        return Layout(stored.shape, as_stored if self._type is None else self._type)
 
     def _changes(self, name: str) -> bool:
-        return f"{name}.a" in self._arrays or (name == _EMBEDDINGS and "rows" in self._arrays)
+        arrays = self._adapter.arrays
+        return f"{name}.a" in arrays or (name == _EMBEDDINGS and "rows" in arrays)
 
     def tensor(self, name: str) -> Tensor:
         stored = self._base.tensor(name)
         if not self._changes(name):
             return stored
+        arrays, type = self._adapter.arrays, self.layouts[name].type
         values = np.array(dequantize(stored)).reshape(stored.shape)
         if name == _EMBEDDINGS:
-            values[self._about["rows"]] = self._arrays["rows"].astype(np.float32)
+            values[list(self._adapter.rows)] = arrays["rows"].astype(np.float32)
         else:
-            a, b = (self._arrays[f"{name}.{part}"].astype(np.float32) for part in "ab")
-            values += np.float32(self._about["scale"]) * (b @ a)
-        return Tensor(name, stored.shape, self._type, quantize(values, self._type))
+            a, b = (arrays[f"{name}.{part}"].astype(np.float32) for part in "ab")
+            values += np.float32(self._adapter.scale) * (b @ a)
+        return Tensor(name, stored.shape, type, quantize(values, type))
 
     def _check(self, path: Path) -> None:
         """Every array fits a tensor of the base, and the ids its vocabulary."""
-        for key, array in self._arrays.items():
+        adapter, base = self._adapter, self._base
+        for key, array in adapter.arrays.items():
             name, _, part = key.rpartition(".")
             if key == "rows":
-                fits = array.shape == (len(self._about["rows"]), self._base.config.dim)
-            elif name in self._base.names and part in ("a", "b") and array.ndim == 2:
-                out, width = self._base.layout(name).shape
-                other = self._arrays.get(f"{name}.{'b' if part == 'a' else 'a'}")
-                side = array.shape[1] == width if part == "a" else array.shape[0] == out
-                rank = array.shape[0] if part == "a" else array.shape[1]
-                partner = 0 if other is None else other.shape[1 if part == "a" else 0]
-                fits = side and rank == partner
+                fits = array.shape == (len(adapter.rows), base.config.dim)
+            elif name in base.names and part in ("a", "b") and array.ndim == 2:
+                fits = self._fits(name, part, array)
             else:
                 fits = False
+            if not np.isfinite(array).all():
+                raise ModelFileError(f"{path}: {key} contains NaN or infinite values")
             if not fits:
-                raise ModelFileError(f"{path}: {key} does not fit {self._base.config.name}")
-        ids = [*self._about["rows"], *self._about["infill"]]
-        vocabulary = self._base.config.vocab_size
-        if any(type(id) is not int or not 0 <= id < vocabulary for id in ids):
-            raise ModelFileError(f"{path}: names tokens that {self._base.config.name} lacks")
+                raise ModelFileError(f"{path}: {key} does not fit {base.config.name}")
+        ids = [*adapter.rows, *(adapter.infill or ())]
+        if any(type(id) is not int or not 0 <= id < base.config.vocab_size for id in ids):
+            raise ModelFileError(f"{path}: names tokens that {base.config.name} lacks")
+
+    def _fits(self, name: str, part: str, array: Array) -> bool:
+        shape = self._base.layout(name).shape
+        if len(shape) != 2 or name == _EMBEDDINGS:
+            return False
+        other = self._adapter.arrays.get(f"{name}.{'b' if part == 'a' else 'a'}")
+        side = array.shape[1] == shape[1] if part == "a" else array.shape[0] == shape[0]
+        rank = array.shape[0] if part == "a" else array.shape[1]
+        partner = 0 if other is None or other.ndim != 2 else other.shape[1 if part == "a" else 0]
+        return bool(side and rank == partner)
 
     def _metadata(self) -> dict[str, Any]:
         from codellama.weights.export import gguf_metadata
 
-        metadata = gguf_metadata(self._base)
+        adapter, metadata = self._adapter, gguf_metadata(self._base)
         pieces, types = (
             list(metadata[f"tokenizer.ggml.{key}"]) for key in ("tokens", "token_type")
         )
-        for id, piece in zip(self._about["rows"], self._about["pieces"], strict=True):
+        for id, piece in zip(adapter.rows, adapter.pieces, strict=True):
             pieces[id], types[id] = piece, 3
         metadata |= {"tokenizer.ggml.tokens": pieces, "tokenizer.ggml.token_type": types}
-        metadata["general.name"] = self._about["name"]
+        metadata["general.name"] = self.config.name
         metadata["llama.rope.freq_base"] = self.config.rope_theta
         keys = ("fim_pre", "fim_suf", "fim_mid", "eot")
-        for key, id in zip(keys, self._about["infill"], strict=False):
+        for key, id in zip(keys, adapter.infill or (), strict=False):
             metadata[f"tokenizer.ggml.{key}_token_id"] = id
         return metadata

@@ -21,7 +21,7 @@ from codellama.weights.export_hf import export_hf
 from codellama.weights.export_tokenizer import published_types
 from codellama.weights.file_types import DEFAULT_TYPE, FILE_TYPES, canonical, plan_types
 from codellama.weights.gguf import LazyTensor, gguf_name, metadata_from_config, write_gguf
-from codellama.weights.load import ROPE_FACTORS, ModelFile
+from codellama.weights.model_file import ROPE_FACTORS, ModelFile
 from codellama.weights.tensor import Bytes, GGMLType
 
 __all__ = ["export_gguf", "export_hf", "quantize_model"]

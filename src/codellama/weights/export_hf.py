@@ -29,7 +29,7 @@ from codellama.weights.export_tokenizer import write_tokenizer
 from codellama.weights.files import atomic_folder, read_bounded, synced_write
 from codellama.weights.huggingface import INDEX
 from codellama.weights.huggingface_config import hf_from_config
-from codellama.weights.load import ROPE_FACTORS, ModelFile
+from codellama.weights.model_file import ROPE_FACTORS, ModelFile
 from codellama.weights.safetensors import DTYPES
 from codellama.weights.tensor import Bytes, GGMLType, Tensor, row_bytes
 

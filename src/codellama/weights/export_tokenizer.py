@@ -22,7 +22,7 @@ from codellama.model.tokenizer_spm import SentencePieceTokenizer, model_proto
 from codellama.weights.files import read_bounded, synced_write
 
 if TYPE_CHECKING:
-    from codellama.weights.load import ModelFile
+    from codellama.weights.model_file import ModelFile
 
 __all__ = ["hf_library", "published_types", "write_tokenizer"]
 

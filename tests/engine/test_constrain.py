@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama.engine.bias import Biased
 from codellama.engine.constrain import Grammar, Grammars
 from codellama.engine.engine import Engine
 from codellama.engine.request import Request, SamplingParams
@@ -121,9 +120,3 @@ def test_constrained_answers_of_random_logits_fit_the_schema(
         if output.finish_reason == "stop":
             value = json.loads(text)
             assert isinstance(value["a"], bool) and value["b"] in ("x", "y")
-
-
-def test_bans() -> None:
-    assert not Biased([3], 8)([])[3]
-    both = Biased([0], 8, lambda output: Biased([1], 8)(output))([])
-    assert both.tolist() == [False, False, *[True] * 6]

@@ -12,6 +12,12 @@ from codellama.engine.request import Request, SamplingParams
 from codellama.errors import RequestError
 
 BAD = [
+    ("logit_bias", {-1: 1.0}),
+    ("logit_bias", {3: float("nan")}),
+    ("logit_bias", {3: float("inf")}),
+    ("logit_bias", {"3": 1.0}),
+    ("logit_bias", 7),
+    ("logit_bias", {3: "much"}),
     ("max_tokens", -1),
     ("max_tokens", 1.5),
     ("max_tokens", True),
@@ -61,6 +67,7 @@ def test_lists_are_frozen() -> None:
     assert params.stop == ("a", "b")
     assert params.stop_ids == {3, 4}
     assert SamplingParams(stop="a").stop == ("a",)
+    assert SamplingParams(logit_bias={7: 1, 3: -2.5}).logit_bias == ((3, -2.5), (7, 1.0))
     assert hash(params) == hash(SamplingParams(stop=("a", "b"), stop_ids={4, 3}))
 
 

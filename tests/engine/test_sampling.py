@@ -199,6 +199,50 @@ def test_a_constraint_masks_and_sees_only_the_output() -> None:
     assert {hot.draw(logits_V, [7], 1, i) for i in range(50)} == {0, 2}
 
 
+biases = st.dictionaries(
+    st.integers(0, 9), st.one_of(st.integers(-100, 100), st.just(-np.inf)), min_size=1, max_size=8
+)
+
+
+@given(biases, st.sampled_from([0.0, 0.7]), st.booleans(), st.booleans(), st.integers(0, 99))
+@settings(deadline=None)
+def test_a_bias_is_a_sum_before_everything_else(
+    bias: dict[int, float], temperature: float, penalizes: bool, constrains: bool, seed: int
+) -> None:
+    """A biased draw is the plain draw of a row with the bias added by hand."""
+    logits_V, more = row(seed, 10), {"presence_penalty": 1.5} if penalizes else {}
+    constraint = (lambda output: np.arange(10) % 3 != 0) if constrains else None
+    added_V = logits_V.copy()
+    for id, number in bias.items():
+        added_V[id] = np.float32(logits_V[id]) + np.float32(number)
+
+    def draw(row_V: Logits, **fields: object) -> int | str:
+        params = SamplingParams(temperature=temperature, seed=seed, **more, **fields)
+        try:
+            return Sampler(params, seed=seed, constraint=constraint).draw(row_V, [1, 2, 4], 1)
+        except RequestError as error:  # the constraint's six tokens are all forbidden
+            return str(error)
+
+    assert draw(logits_V, logit_bias=bias) == draw(added_V)
+    assert (logits_V == row(seed, 10)).all(), "the runner's row is not ours to change"
+
+
+def test_greedy_follows_a_bias_and_never_takes_what_it_forbids() -> None:
+    logits_V = np.array([1, 5, 4.9, 2], np.float32)
+    for bias, want in (({1: -0.2}, 2), ({3: 100.0}, 3), ({1: -np.inf, 2: -np.inf}, 3)):
+        assert Sampler(SamplingParams(logit_bias=bias), seed=0).draw(logits_V, [0], 1) == want
+    nothing = SamplingParams(logit_bias=dict.fromkeys(range(4), -np.inf))
+    with pytest.raises(RequestError, match="allows no token"):
+        Sampler(nothing, seed=0).draw(logits_V, [0], 1)
+    only_1 = Sampler(
+        SamplingParams(logit_bias={1: -np.inf}),
+        seed=0,
+        constraint=lambda output: np.arange(4) == 1,
+    )
+    with pytest.raises(RequestError, match="allows no token"):
+        only_1.draw(logits_V, [0], 1)
+
+
 def test_a_constraint_without_tokens_is_an_error() -> None:
     sampler = Sampler(SamplingParams(), seed=0, constraint=lambda output: np.zeros(4, bool))
     with pytest.raises(RequestError, match="allows no token"):

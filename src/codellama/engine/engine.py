@@ -108,9 +108,10 @@ class Engine:
 
         Raises:
             ContextOverflowError: the prompt and one token of answer exceed the context.
-            RequestError: a token id outside the vocabulary.
+            RequestError: a token id outside the vocabulary, in the prompt or in logit_bias.
         """
         self._check(request.prompt_ids, answer=request.params.max_tokens != 0)
+        request.params.check_ids(self._runner.vocab_size)
 
     def submit(self, request: Request) -> int:
         """Queue a request; its events come from `step`. Raises as `check` does."""

@@ -8,7 +8,7 @@ submit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,7 @@ fork and for each draft, in any order. Token healing, grammars and schemas all h
 
 MAX_SAMPLES = 1024
 MAX_LOGPROBS = 100
+LARGEST_BIAS = 1e4  # far beyond any logit; sums stay finite in float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,8 @@ class SamplingParams:
             none.
         presence_penalty, frequency_penalty: subtracted from the logit of recent tokens once, and
             once per occurrence.
+        logit_bias: token id → number added to its logit before anything else; -inf forbids it. A
+            mapping or pairs; kept as pairs in order of id.
         seed: makes draws repeatable on any batch; None takes a random one, which the Output
             reports.
         logprobs: report the log-probability of each token and of this many likeliest ones; None
@@ -87,6 +90,7 @@ class SamplingParams:
     repeat_last_n: int = 64
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     logprobs: int | None = None
     stop: tuple[str, ...] = ()
@@ -110,6 +114,7 @@ class SamplingParams:
         _integer("max_lines", self.max_lines, 1, optional=True)
         _flag("ignore_eos", self.ignore_eos)
         _flag("speculate", self.speculate, optional=True)
+        object.__setattr__(self, "logit_bias", _biases("logit_bias", self.logit_bias))
         object.__setattr__(self, "stop", _texts("stop", self.stop))
         object.__setattr__(self, "stop_ids", _ids("stop_ids", self.stop_ids))
 
@@ -128,6 +133,12 @@ class SamplingParams:
                     f"unknown parameter {name!r}: the known ones are {', '.join(known)}"
                 )
         return cls(**keywords)
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Raises RequestError where logit_bias names a token that a vocabulary lacks."""
+        for id, _bias in self.logit_bias[-1:]:
+            if id >= vocab_size:
+                raise RequestError(f"logit_bias: {id} is no token id: they end at {vocab_size - 1}")
 
     @property
     def penalizes(self) -> bool:
@@ -254,6 +265,22 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
     if not all(isinstance(text, str) and text for text in texts):
         raise RequestError(f"{name} is {value!r}: every stop text must be a non-empty text")
     return texts
+
+
+def _biases(name: str, value: object) -> tuple[tuple[int, float], ...]:
+    pairs = value.items() if isinstance(value, Mapping) else value
+    try:
+        found = {id: float(bias) for id, bias in pairs}  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise RequestError(f"{name}: it must be token ids with numbers") from None
+    for id, bias in found.items():
+        whole = isinstance(id, int) and not isinstance(id, bool) and id >= 0
+        if not whole or not (bias == float("-inf") or abs(bias) <= LARGEST_BIAS):
+            raise RequestError(
+                f"{name} is {bias!r} for {id!r}: it must be a number from {-LARGEST_BIAS:g} to "
+                f"{LARGEST_BIAS:g}, or -inf, for a token id"
+            )
+    return tuple(sorted(found.items()))
 
 
 def _ids(name: str, value: object) -> frozenset[int]:

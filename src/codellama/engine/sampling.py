@@ -1,5 +1,5 @@
-"""From one row of logits to one token: penalties → temperature → top-k → top-p → min-p → draw;
-log-probabilities.
+"""From one row of logits to one token: bias → penalties → constraint → temperature → top-k → top-p
+→ min-p → draw; log-probabilities.
 
 Order. Temperature comes before the cuts, as in Meta's Code Llama code, Hugging Face, vLLM and
 Ollama's own engine; llama.cpp's default chain applies it last, so its top_p and min_p see the
@@ -67,6 +67,9 @@ class Sampler:
         self._index = index
         self._constraint = constraint
         self.needs_history = params.penalizes or constraint is not None
+        self._shapes = self.needs_history or bool(params.logit_bias)
+        self._biased_U = np.array([id for id, _bias in params.logit_bias], np.intp)
+        self._bias_U = np.array([bias for _id, bias in params.logit_bias], np.float32)
 
     def draw(
         self, logits_V: Logits, tokens: list[int], n_prompt: int, position: int | None = None
@@ -78,7 +81,7 @@ class Sampler:
 
         Raises:
             ModelFileError: the logits are not finite.
-            RequestError: the constraint allows no token.
+            RequestError: constraint and bias allow no token.
         """
         likeliest = int(
             logits_V.argmax()
@@ -89,9 +92,11 @@ class Sampler:
                 "its weights are damaged, or overflow in this precision"
             )
         params = self.params
-        if self.needs_history:
+        if self._shapes:
             logits_V = self._shape(logits_V, tokens, n_prompt)
             likeliest = int(logits_V.argmax())
+            if logits_V[likeliest] == -np.inf:
+                raise RequestError("the constraint, or logit_bias, allows no token here")
         if params.temperature < COLDEST:
             return likeliest
         position = len(tokens) - n_prompt if position is None else position
@@ -104,14 +109,13 @@ class Sampler:
         return int(ids_C[pick(weights_C, share)])
 
     def _shape(self, logits_V: Logits, tokens: list[int], n_prompt: int) -> Logits:
-        """A copy of the row with penalties applied and forbidden tokens at −inf."""
+        """A copy of the row with bias and penalties, and forbidden tokens at −inf."""
+        if len(self._biased_U):
+            logits_V = logits_V.copy()
+            logits_V[self._biased_U] += self._bias_U
         logits_V = penalize(logits_V, tokens, self.params) if self.params.penalizes else logits_V
         allowed_V = self._constraint(tokens[n_prompt:]) if self._constraint is not None else None
-        if allowed_V is None:
-            return logits_V
-        if not allowed_V.any():
-            raise RequestError("the constraint allows no token here")
-        return np.where(allowed_V, logits_V, np.float32(-np.inf))
+        return logits_V if allowed_V is None else np.where(allowed_V, logits_V, np.float32(-np.inf))
 
 
 def uniform(seed: int, index: int, position: int) -> float:

@@ -29,7 +29,7 @@ from codellama.serve.jobs import CHAT, INFILL, WARM, Budget, Delta, Finish
 from codellama.serve.llamacpp_types import CompletionOptions, InfillOptions
 from codellama.serve.models import Lease, Loaded
 from codellama.serve.replies import Streaming, json_reply, read_json, unless_gone
-from codellama.serve.sampling import stop_texts
+from codellama.serve.sampling import llamacpp_bias, sampling_params
 from codellama.serve.stream import JobStream, collect
 
 __all__ = ["LLAMACPP", "routes"]
@@ -94,7 +94,8 @@ async def _infill(state: State, request: Request) -> Response:
         if body.parses:
             parts = (body.input_prefix or "") + (body.prompt or ""), body.input_suffix or ""
             constraint = python_constraint(lease.loaded, body.parses, *parts, constraint)
-        prompt, cut = _gap(lease, body, heals=constraint is None)
+        heals = constraint is None and not body.logit_bias
+        prompt, cut = _gap(lease, body, heals=heals)
         prompt = asking.constrained(prompt, constraint)
     except BaseException:
         lease.release()
@@ -170,28 +171,24 @@ async def _constraint(lease: Lease, body: CompletionOptions) -> Constraint | Non
     )
 
 
-def _params(state: State, body: CompletionOptions) -> SamplingParams:
-    """llama.cpp's defaults."""
-
-    def given(value: Any, default: Any) -> Any:
-        return default if value is None else value
-
-    predict = body.n_predict if body.n_predict is not None else given(body.max_tokens, -1)
-    return SamplingParams(
-        max_tokens=None if predict < 0 else predict,
-        temperature=max(0.0, given(body.temperature, 0.8)),
-        top_k=max(0, given(body.top_k, 40)),
-        top_p=given(body.top_p, 0.95),
-        min_p=given(body.min_p, 0.05),
-        repetition_penalty=given(body.repeat_penalty, 1.0),
-        repeat_last_n=given(body.repeat_last_n, 64),
-        presence_penalty=given(body.presence_penalty, 0.0),
-        frequency_penalty=given(body.frequency_penalty, 0.0),
-        seed=body.seed if body.seed is not None and body.seed >= 0 else None,
-        stop=stop_texts(body.stop),
+def _params(state: State, lease: Lease, body: CompletionOptions) -> SamplingParams:
+    """llama.cpp's defaults; its negative temperature and top_k are none."""
+    predict = body.max_tokens if body.n_predict is None else body.n_predict
+    if body.temperature is not None:
+        body.temperature = max(0.0, body.temperature)
+    if body.top_k is not None:
+        body.top_k = max(0, body.top_k)
+    return sampling_params(
+        body,
+        temperature=0.8,
+        top_k=40,
+        top_p=0.95,
+        min_p=0.05,
+        max_tokens=None if predict is None or predict < 0 else predict,
         ignore_eos=bool(body.ignore_eos),
         logprobs=min(100, body.n_probs) if body.n_probs else None,
         speculate=state.settings.speculate,
+        logit_bias=llamacpp_bias(body.logit_bias, lease.loaded.prompts.tokenizer.encode),
     )
 
 
@@ -207,7 +204,7 @@ async def _answer(
     truncated: bool = False,
 ) -> Response:
     try:
-        params = _params(state, body)
+        params = _params(state, lease, body)
         n = body.n_cmpl if body.n_cmpl is not None else body.n or 1
         if not 1 <= n <= MOST_COMPLETIONS:
             raise StatusError(400, f"n_cmpl is {n}: it must be from 1 to {MOST_COMPLETIONS}")

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from codellama.serve.sampling import Knobs
+
 __all__ = [
     "ApplyTemplateRequest",
     "CompletionOptions",
@@ -17,23 +19,13 @@ __all__ = [
 ]
 
 
-class CompletionOptions(msgspec.Struct, kw_only=True):
+class CompletionOptions(Knobs, kw_only=True):
     model: str | None = None
     prompt: Any = None
     n_predict: int | None = None
     max_tokens: int | None = None
     n_cmpl: int | None = None
     n: int | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repeat_penalty: float | None = None
-    repeat_last_n: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
     n_probs: int | None = None
@@ -45,7 +37,7 @@ class CompletionOptions(msgspec.Struct, kw_only=True):
     t_max_predict_ms: float | None = None
     n_indent: int | None = None
     id_slot: int | None = None
-    num_ctx: int | None = None
+    logit_bias: Any = None
     truncate: bool | None = None
 
 

@@ -29,7 +29,6 @@ from codellama.serve.models import Lease
 from codellama.serve.ollama_describe import summaries
 from codellama.serve.openai_parts import (
     OPENAI,
-    biased,
     chat_logprobs,
     event,
     params_of,
@@ -83,7 +82,6 @@ async def _chat(state: State, request: Request) -> Response:
         )
         if constraint is None:
             constraint = await response_constraint(lease.loaded, body.response_format, tools)
-        constraint = biased(body, constraint, lease.loaded.parts.runner.vocab_size)
         prompt = asking.constrained(prompt, constraint)
         if body.truncate:
             prompt, cut = asking.truncated(lease, prompt, params)

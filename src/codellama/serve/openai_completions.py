@@ -30,7 +30,6 @@ from codellama.serve.jobs import CHAT, INFILL, Delta
 from codellama.serve.models import Lease
 from codellama.serve.openai_parts import (
     OPENAI,
-    biased,
     completion_logprobs,
     event,
     params_of,
@@ -120,7 +119,6 @@ async def _read(state: State, lease: Lease, body: CompletionRequest) -> _Ask:
         constraint = python_constraint(lease.loaded, body.parses, *gap, constraint)
     heals = constraint is None and not body.logit_bias
     prompts = [_prompt(lease, text, body.suffix, order, heals) for text in texts]  # type: ignore[arg-type]
-    constraint = biased(body, constraint, lease.loaded.parts.runner.vocab_size)
     prompts = [asking.constrained(prompt, constraint) for prompt in prompts]
     if body.logprobs is not None and not 0 <= body.logprobs <= 20:
         raise StatusError(400, f"logprobs is {body.logprobs}: it must be from 0 to 20")

@@ -8,22 +8,21 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from codellama.api.answers import Usage
-from codellama.engine.bias import Biased
-from codellama.engine.request import Constraint, SamplingParams, TokenLogprob
+from codellama.engine.request import SamplingParams, TokenLogprob
 from codellama.model.tokenizer import Tokenizer
 from codellama.serve.context import Dialect
 from codellama.serve.errors import Problem, StatusError
 from codellama.serve.openai_types import Sampling
-from codellama.serve.sampling import stop_texts
+from codellama.serve.sampling import openai_bias, sampling_params
 
 __all__ = [
     "OPENAI",
-    "biased",
     "chat_logprobs",
     "completion_logprobs",
     "event",
@@ -68,26 +67,20 @@ def params_of(
     body: Sampling, *, max_tokens: int | None, logprobs: int | None, speculate: bool
 ) -> SamplingParams:
     """OpenAI's defaults: temperature 1, top_p 1. Raises RequestError for values out of range."""
-    penalty = body.repetition_penalty if body.repeat_penalty is None else body.repeat_penalty
-
-    def given(value: Any, default: Any) -> Any:
-        return default if value is None else value
-
-    return SamplingParams(
+    if body.repeat_penalty is None:
+        body.repeat_penalty = body.repetition_penalty
+    params = sampling_params(
+        body,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
         max_tokens=max_tokens,
-        temperature=given(body.temperature, 1.0),
-        top_p=given(body.top_p, 1.0),
-        top_k=given(body.top_k, 0),
-        min_p=given(body.min_p, 0.0),
-        repetition_penalty=given(penalty, 1.0),
-        presence_penalty=given(body.presence_penalty, 0.0),
-        frequency_penalty=given(body.frequency_penalty, 0.0),
-        seed=body.seed,
-        stop=stop_texts(body.stop),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
         speculate=speculate,
+        logit_bias=openai_bias(body.logit_bias),
     )
+    return replace(params, seed=body.seed)  # here a negative one is a seed, too
 
 
 def samples_of(n: int | None) -> int:
@@ -95,23 +88,6 @@ def samples_of(n: int | None) -> int:
     if not 1 <= count <= MOST_N:
         raise StatusError(400, f"n is {count}: it must be from 1 to {MOST_N}")
     return count
-
-
-def biased(
-    body: Sampling, constraint: Constraint | None, vocab_size: int
-) -> Constraint | Biased | None:
-    """`logit_bias`: bans are a constraint; gentler biases are refused, not forgotten."""
-    if not body.logit_bias:
-        return constraint
-    banned = []
-    for key, value in body.logit_bias.items():
-        if not key.isdecimal() or not 0 <= int(key) < vocab_size:
-            raise StatusError(400, f"logit_bias: {key[:20]!r} is no token id of this model")
-        if value <= -100:
-            banned.append(int(key))
-        elif value:
-            raise StatusError(400, "logit_bias: only -100 (never) and 0 are supported")
-    return Biased(banned, vocab_size, constraint) if banned else constraint
 
 
 def prompts_of(prompt: Any) -> list[str | list[int]]:

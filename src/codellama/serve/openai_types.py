@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from codellama.serve.sampling import Knobs
+
 __all__ = [
     "ChatCompletionRequest",
     "ChatMessage",
@@ -24,26 +26,16 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class Sampling(msgspec.Struct, kw_only=True):
+class Sampling(Knobs, kw_only=True):
     """What both kinds of completion share."""
 
     model: str | None = None
     max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repeat_penalty: float | None = None
     repetition_penalty: float | None = None
-    num_ctx: int | None = None
     truncate: bool | None = None
     ignore_eos: bool | None = None
     grammar: str | None = None

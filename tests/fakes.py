@@ -134,6 +134,19 @@ class FakeRunner:
         return tokens
 
 
+class KeepingRunner(FakeRunner):
+    """A fake whose blocks can be taken out and put back."""
+
+    block_bytes = BLOCK_SIZE * 16
+
+    def read_block(self, block: int, out: np.ndarray) -> None:
+        out[:] = np.concatenate([self._token[block], self._position[block]]).view(np.uint8)
+
+    def write_block(self, block: int, data: np.ndarray) -> None:
+        both = data.view(np.int64)
+        self._token[block], self._position[block] = both[:BLOCK_SIZE], both[BLOCK_SIZE:]
+
+
 class ByteTokenizer(Tokenizer):
     """Ids 0–255 are bytes, then special tokens, then `words`: tokens of several bytes.
 

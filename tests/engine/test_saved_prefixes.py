@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,24 +15,11 @@ from hypothesis import strategies as st
 from codellama.engine.engine import Engine
 from codellama.engine.request import Request, SamplingParams
 from codellama.engine.runner import BLOCK_SIZE
-from fakes import FakeRunner
+from fakes import FakeRunner, KeepingRunner
 
 MODEL = "weights and kernels"
 PARAMS = SamplingParams(max_tokens=4)
 ROOM = 1 << 30
-
-
-class KeepingRunner(FakeRunner):
-    """A fake whose blocks can be taken out and put back."""
-
-    block_bytes = BLOCK_SIZE * 16
-
-    def read_block(self, block: int, out: np.ndarray) -> None:
-        out[:] = np.concatenate([self._token[block], self._position[block]]).view(np.uint8)
-
-    def write_block(self, block: int, data: np.ndarray) -> None:
-        both = data.view(np.int64)
-        self._token[block], self._position[block] = both[:BLOCK_SIZE], both[BLOCK_SIZE:]
 
 
 def ask(engine: Engine, prompt: list[int]) -> tuple[tuple[int, ...], int]:
@@ -87,6 +73,31 @@ def test_other_models_and_runners_refuse(tmp_path: Path) -> None:
     assert Engine(FakeRunner()).save_prefixes(tmp_path / "q", MODEL, most_bytes=ROOM) == 0
     assert fresh.save_prefixes(tmp_path / "q", MODEL, most_bytes=ROOM) == 0  # nothing to save
     assert not (tmp_path / "q").exists()
+
+
+def test_a_file_joins_what_is_there_and_can_be_forgotten(tmp_path: Path) -> None:
+    """Twice restored over half of it, beside a request that runs; erased, nothing of it is left."""
+    engine = filled()
+    saved = engine.save_prefixes(tmp_path / "p", MODEL, most_bytes=ROOM)
+    other = Engine(KeepingRunner(n_blocks=64))
+    ask(other, PROMPTS[1])
+    other.submit(Request(prompt_ids=tuple(PROMPTS[0]), params=PARAMS))
+    other.step()
+    for _ in range(2):
+        assert other.restore_prefixes(tmp_path / "p", MODEL) == saved
+        other._scheduler.check_integrity()
+    for prompt in PROMPTS:
+        ids, cached = ask(other, prompt)
+        assert cached == 64 and ids == ask(filled(), prompt)[0]
+    running = other.submit(Request(prompt_ids=tuple(PROMPTS[2]), params=PARAMS))
+    other.step()
+    held = sum(count > 0 for count in other._scheduler.pool._references)
+    assert held and other.erase_prefixes() > 0
+    other._scheduler.check_integrity()
+    assert other._scheduler.pool.published <= held
+    other.cancel(running)
+    other.erase_prefixes()
+    assert ask(other, PROMPTS[0])[1] == 0
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,9 @@ class FakeNames(Names):
         return Resolved(name or "fake:latest", info)
 
 
-def fake_parts(infills: bool = True, **runner: Any) -> Parts:
+def fake_parts(infills: bool = True, kind: type[FakeRunner] = FakeRunner, **runner: Any) -> Parts:
     options = {"vocab_size": 264, "context": 512, "n_blocks": 128} | runner
-    return Parts(FakeRunner(**options), ByteTokenizer(infills=infills), CONFIG, None)
+    return Parts(kind(**options), ByteTokenizer(infills=infills), CONFIG, None)
 
 
 def fake_app(settings: Settings | None = None, **parts: Any) -> Any:

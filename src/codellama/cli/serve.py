@@ -61,6 +61,12 @@ def serve(
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Keep prefix caches between runs.")
     ] = True,
+    slot_save_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--slot-save-path", help="Folder in which clients may keep prefix caches (/slots)."
+        ),
+    ] = None,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log one JSON object a line.")] = (
         False
     ),
@@ -87,6 +93,7 @@ def serve(
         "api_keys": api_keys,
         "certificate": certificate,
         "private_key": private_key,
+        "slot_folder": slot_save_path,
         "requests_per_minute": requests_per_minute,
         "max_seconds": max_seconds,
         "keep_alive": None if keep_alive is None else duration(keep_alive, "--keep-alive"),

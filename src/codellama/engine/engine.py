@@ -14,7 +14,6 @@ an error and the cache is dropped.
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -29,7 +28,7 @@ from codellama.engine.batch import Run, assemble, run_alone
 from codellama.engine.draft_model import Speculation
 from codellama.engine.kv_pool import KVPool, blocks_for
 from codellama.engine.live import Draw, LiveRequest
-from codellama.engine.request import FinishReason, Output, Request, SamplingParams, TokenEvent
+from codellama.engine.request import FinishReason, Output, Request, TokenEvent
 from codellama.engine.runner import BLOCK_SIZE, Batch, Logits, Runner
 from codellama.engine.scheduler import Scheduler, SchedulerConfig
 from codellama.engine.sequence import Sequence, Slot
@@ -159,9 +158,12 @@ class Engine:
     def restore_prefixes(self, path: Path, model: str) -> int:
         """Take back what `save_prefixes` wrote; tokens restored, 0 where the file is of no use."""
         with self._turn():
-            if self._live or self._scheduler.pool.published:
-                return 0
             return saved_prefixes.restore(self._scheduler.pool, self._runner, path, model)
+
+    def erase_prefixes(self) -> int:
+        """Forget every computed prompt that no request uses; how many tokens."""
+        with self._turn():
+            return self._scheduler.pool.forget() * BLOCK_SIZE
 
     def logits(self, ids: list[int]) -> Logits:
         """Logits after each of the ids, float32 [T, V]. Raises as `check` does."""
@@ -260,7 +262,7 @@ class Engine:
         self._live[self._last_id] = LiveRequest.start(
             request,
             sequence,
-            seed=_seed(params),
+            seed=params.drawn_seed(),
             stop_ids=params.stop_ids if params.ignore_eos else params.stop_ids | self._stop_ids,
             inbox=inbox,
             drafter=lambda: self._speculation.drafter(params),
@@ -382,13 +384,6 @@ class Engine:
 def _logprob(row_V: Logits, token: int) -> float:
     most = row_V.max()
     return float(row_V[token] - most - np.log(np.exp(row_V - most).sum(dtype=np.float64)))
-
-
-def _seed(params: SamplingParams) -> int:
-    """The seed to use and report; greedy answers need none, and compare equal."""
-    if params.seed is not None:
-        return params.seed
-    return 0 if params.temperature == 0.0 else secrets.randbits(63)
 
 
 def _events_only(events: Generator[tuple[int, TokenEvent]]) -> Generator[TokenEvent]:

@@ -160,26 +160,37 @@ class KVPool:
         chosen = [*held, *idle][:most]
         return [(block, *edge) for block in chosen if (edge := self._edge[block]) is not None]
 
-    def adopt(self, nodes: Iterable[tuple[int, bytes]]) -> list[int]:
+    def adopt(self, nodes: Iterable[tuple[int, bytes]]) -> list[tuple[int, bool]]:
         """Publish blocks whose content the caller then writes, before anyone else has a turn.
 
         Args:
             nodes: (place of the parent in this list, or −1; 16 tokens as int32 bytes), parents
                 first, most recently used first.
 
-        Returns the blocks, in order: as many as there is room for.
+        Returns (block, whether its content is to be written: the tree had the others already), in
+        order: as many as there is room for.
         """
-        blocks = array("i")
+        adopted: list[tuple[int, bool]] = []
         for parent, key in nodes:
-            edge = (blocks[parent] if parent >= 0 else ROOT, key)
-            if not self.available or not self._caching or edge in self._child:
+            edge = (adopted[parent][0] if parent >= 0 else ROOT, key)
+            known = self._child.get(edge)
+            if known is not None:
+                self._acquire(known)
+            elif not self.available or not self._caching:
                 break
-            (block,) = self.allocate(1)
+            block = self.allocate(1)[0] if known is None else known
             self._edge[block] = edge
             self._child[edge] = block
-            blocks.append(block)
-        self.release(blocks)
-        return list(blocks)
+            adopted.append((block, known is None))
+        self.release(array("i", [block for block, _new in adopted]))
+        return adopted
+
+    def forget(self) -> int:
+        """Empty the tree but for what living tables hold; how many blocks left it."""
+        idle = [block for block in self._idle if self._edge[block] is not None]
+        for block in idle:
+            self._unpublish(block)
+        return len(idle)
 
     def check_integrity(self, tables: Iterable[array[int]]) -> None:
         """Assert that counts, queue and tree agree with the living block tables."""

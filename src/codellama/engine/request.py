@@ -8,6 +8,7 @@ submit.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -133,6 +134,12 @@ class SamplingParams:
                     f"unknown parameter {name!r}: the known ones are {', '.join(known)}"
                 )
         return cls(**keywords)
+
+    def drawn_seed(self) -> int:
+        """The seed to use and report; greedy answers need none, and compare equal."""
+        if self.seed is not None:
+            return self.seed
+        return 0 if self.temperature == 0.0 else secrets.randbits(63)
 
     def check_ids(self, vocab_size: int) -> None:
         """Raises RequestError where logit_bias names a token that a vocabulary lacks."""

@@ -5,7 +5,7 @@ tree.
     · per block: parent's place, 16 tokens · per block: its bytes · SHA-256 of all before
 
 A file is taken whole or not at all: another version, another model, another layout of the cache or
-one flipped bit, and the cache starts empty. `model` is whatever decides the numbers (weights, and
+one flipped bit, and the cache stays as it is. `model` is whatever decides the numbers (weights, and
 the kernels that computed them); who calls makes it. Written aside, then renamed, so that a crash
 leaves the last whole file. Knows no text and no engine; runs inside an engine's turn.
 
@@ -76,7 +76,7 @@ def save(pool: KVPool, runner: Any, path: Path, model: str, most_bytes: int) -> 
 
 
 def restore(pool: KVPool, runner: Any, path: Path, model: str) -> int:
-    """Fill an empty cache from a file; the tokens taken over, 0 where the file is of no use."""
+    """Add a file to the cache; its tokens that are there now, 0 where the file is of no use."""
     store = _store(runner)
     if store is None:
         return 0
@@ -85,8 +85,10 @@ def restore(pool: KVPool, runner: Any, path: Path, model: str) -> int:
             count = _checked(file, store, model)
             nodes = _nodes(file.read(count * _NODE.size), count)
             blocks = pool.adopt(nodes)
-            for block in blocks:
-                store.write_block(block, np.frombuffer(file.read(store.block_bytes), np.uint8))
+            for block, is_new in blocks:
+                data = file.read(store.block_bytes)
+                if is_new:
+                    store.write_block(block, np.frombuffer(data, np.uint8))
             return len(blocks) * BLOCK_SIZE
     except (OSError, ValueError):
         return 0

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from codellama.serve import (
     llamacpp,
     llamacpp_props,
+    llamacpp_slots,
     ollama,
     ollama_create,
     ollama_models,
@@ -56,6 +57,7 @@ def create_app(settings: Settings, models: Models | None = None) -> ASGIApp:
             *openai.routes(state),
             *llamacpp.routes(state),
             *llamacpp_props.routes(state),
+            *llamacpp_slots.routes(state),
             *openapi.routes(state),
         ],
         lifespan=lifespan,

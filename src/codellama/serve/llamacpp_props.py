@@ -1,5 +1,5 @@
 """llama.cpp's API, the routes beside generation: /tokenize, /detokenize, /apply-template, /props,
-/slots, /health, /metrics, /embedding, /lora-adapters.
+/health, /metrics, /embedding, /lora-adapters.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from codellama.serve.context import State, header_notes
 from codellama.serve.embedding import embed_texts
 from codellama.serve.errors import StatusError
 from codellama.serve.llamacpp import LLAMACPP
+from codellama.serve.llamacpp_slots import SLOTS
 from codellama.serve.llamacpp_types import (
     ApplyTemplateRequest,
     DetokenizeRequest,
@@ -41,7 +42,6 @@ def routes(state: State) -> list[Route]:
         route("/detokenize", _detokenize, state=state),
         route("/apply-template", _apply_template, state=state),
         route("/props", _props, "GET", state=state),
-        route("/slots", _slots, "GET", state=state),
         route("/metrics", _metrics, "GET", state=state),
         route("/embedding", _embedding, state=state),
         route("/lora-adapters", _adapters, "GET", state=state),
@@ -111,7 +111,7 @@ async def _props(state: State, request: Request) -> Response:
             "is_processing": loaded.worker.jobs > 0,
             "params": {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05},
         },
-        "total_slots": 64,
+        "total_slots": SLOTS,
         "model_path": loaded.resolved.info.name,
         "model_alias": loaded.resolved.info.name,
         "chat_template": loaded.prompts.chat_template or "",
@@ -123,25 +123,6 @@ async def _props(state: State, request: Request) -> Response:
         "is_sleeping": False,
     }
     return json_reply(reply, headers=header_notes(lease.notes))
-
-
-async def _slots(state: State, request: Request) -> Response:
-    slots: list[dict[str, Any]] = []
-    for loaded in state.models.loaded:
-        for job in loaded.worker.snapshot():
-            slots.append(
-                {
-                    "id": len(slots),
-                    "id_task": job.id,
-                    "n_ctx": loaded.context,
-                    "is_processing": True,
-                    "model": loaded.resolved.info.name,
-                    "n_prompt_tokens": len(job.prompt.ids),
-                    "n_decoded": job.generated,
-                    "priority": job.priority,
-                }
-            )
-    return json_reply(slots)
 
 
 async def _metrics(state: State, request: Request) -> Response:

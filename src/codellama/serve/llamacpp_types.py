@@ -15,6 +15,7 @@ __all__ = [
     "EmbeddingOptions",
     "Extra",
     "InfillOptions",
+    "SlotFile",
     "TokenizeRequest",
 ]
 
@@ -77,4 +78,9 @@ class ApplyTemplateRequest(msgspec.Struct, kw_only=True):
 class EmbeddingOptions(msgspec.Struct, kw_only=True):
     content: Any = None
     input: Any = None
+    model: str | None = None
+
+
+class SlotFile(msgspec.Struct, kw_only=True):
+    filename: str | None = None
     model: str | None = None

@@ -40,7 +40,17 @@ BODIES: dict[str, type[msgspec.Struct]] = {
     "/detokenize": llamacpp_types.DetokenizeRequest,
     "/apply-template": llamacpp_types.ApplyTemplateRequest,
     "/embedding": llamacpp_types.EmbeddingOptions,
+    "/slots/{id}": llamacpp_types.SlotFile,
 }
+_SLOT = [
+    {"name": "id", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}},
+    {
+        "name": "action",
+        "in": "query",
+        "required": True,
+        "schema": {"enum": ["save", "restore", "erase"]},
+    },
+]
 READS = (
     "/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/health", "/props", "/slots",
     "/metrics", "/lora-adapters",
@@ -70,6 +80,7 @@ def description() -> dict[str, Any]:
         content = {"application/json": {"schema": schema}}
         verb = "delete" if path == "/api/delete" else "post"
         paths[path] = {verb: {"requestBody": {"content": content}, "responses": answers}}
+    paths["/slots/{id}"]["post"]["parameters"] = _SLOT
     for path in READS:
         paths[path] = {"get": {"responses": answers}}
     return {

@@ -76,6 +76,8 @@ def check_exposure(settings: Settings) -> None:
             raise RequestError(f"there is no file {path}: TLS needs a certificate and its key")
     if (settings.certificate is None) != (settings.private_key is None):
         raise RequestError("TLS needs both --certificate and --private-key")
+    if settings.slot_folder is not None and not settings.slot_folder.is_dir():
+        raise RequestError(f"there is no folder {settings.slot_folder}: --slot-save-path needs one")
     if settings.loopback or settings.api_keys is not None or settings.allow_public:
         return
     raise RequestError(

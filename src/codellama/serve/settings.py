@@ -47,6 +47,7 @@ class Settings:
         max_seconds: longest a request may take; None is no limit.
         drain: seconds that streams may go on after a stop is asked for.
         cache_folder: where prefix caches are kept between runs; None keeps none.
+        slot_folder: where clients may save and restore prefix caches; None refuses them.
         speculate: prompt lookup for requests that do not say.
         threads: CPU threads; None is one per core.
     """
@@ -70,6 +71,7 @@ class Settings:
     max_seconds: float | None = None
     drain: float = 30.0
     cache_folder: Path | None = None
+    slot_folder: Path | None = None
     speculate: bool = True
     threads: int | None = None
     device: str = "auto"

@@ -119,15 +119,18 @@ def pair(key: bytes, kind: int, payload: bytes) -> bytes:
     return struct.pack("<Q", len(key)) + key + struct.pack("<I", kind) + payload
 
 
+NAME = "a\n" * 300
+"""Names come from the file: an error shows them short and on one line."""
+
 HOSTILE = {
-    "ends at byte": container([("a", [32, 4], 0, 0)], data=100),
-    "not aligned": container([("a", [32], 0, 4)]),
-    "overlap": container([("a", [32, 2], 0, 0), ("b", [32], 0, 128)]),
-    "appears twice": container([("a", [32], 0, 0), ("a", [32], 0, 128)]),
-    "0 dimensions": container([("a", [], 0, 0)]),
-    "5 dimensions": container([("a", [1] * 5, 0, 0)]),
-    "impossible|dimensions|shape": container([("a", [1 << 62, 1 << 62], 0, 0)]),
-    "storage type 200": container([("a", [32], 200, 0)]),
+    "ends at byte": container([(NAME, [32, 4], 0, 0)], data=100),
+    "not aligned": container([(NAME, [32], 0, 4)]),
+    "overlap": container([(NAME, [32, 2], 0, 0), ("b", [32], 0, 128)]),
+    "appears twice": container([(NAME, [32], 0, 0), (NAME, [32], 0, 128)]),
+    "0 dimensions": container([(NAME, [], 0, 0)]),
+    "5 dimensions": container([(NAME, [1] * 5, 0, 0)]),
+    "impossible|dimensions|shape": container([(NAME, [1 << 62, 1 << 62], 0, 0)]),
+    "storage type 200": container([(NAME, [32], 200, 0)]),
     "announces": b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0) + bytes(100),
     "unknown metadata type 77": container([], pairs=pair(b"k", 77, b""), n=1),
     "strings does not fit": container([], pairs=pair(b"k", 9, struct.pack("<IQ", 8, 1 << 60)), n=1),

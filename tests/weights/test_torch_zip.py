@@ -226,6 +226,14 @@ def test_tensors_stay_inside_their_storage(
         read_torch_file(path).data("w")
 
 
+def test_a_name_from_the_file_is_shown_short_and_on_one_line(tmp_path: Path) -> None:
+    path, name = tmp_path / "x.pth", "a\n" * 300
+    path.write_bytes(saved({name: torch.zeros(2, dtype=torch.int64)}))
+    with pytest.raises(ModelFileError, match="stored as Long") as caught:
+        read_torch_file(path).type(name)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
 def test_the_old_format_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(saved(STATE, _use_new_zipfile_serialization=False))

@@ -146,17 +146,18 @@ def read_gguf(path: Path) -> GGUFFile:
         size = prod(shape[:-1]) * row_bytes(kind, shape[-1])
         begin = base + offset
         if offset % alignment:
-            raise cursor.fail(f"tensor {name} is not aligned to {alignment} bytes")
+            raise cursor.fail(f"tensor {name[:100]!r} is not aligned to {alignment} bytes")
         if begin + size > cursor.size:
-            raise cursor.fail(f"ends at byte {cursor.size}, tensor {name} at {begin + size}")
+            end = begin + size
+            raise cursor.fail(f"ends at byte {cursor.size}, tensor {name[:100]!r} at {end}")
         if name in tensors:
-            raise cursor.fail(f"tensor {name} appears twice")
+            raise cursor.fail(f"tensor {name[:100]!r} appears twice")
         spans.append((begin, begin + size, name))
         tensors[name] = Tensor(name, shape, kind, view[begin : begin + size])
     spans.sort()
     for (_, end, first), (begin, _, second) in pairwise(spans):
         if begin < end:
-            raise cursor.fail(f"tensors {first} and {second} overlap")
+            raise cursor.fail(f"tensors {first[:100]!r} and {second[:100]!r} overlap")
     return GGUFFile(version, alignment, metadata, tensors)
 
 
@@ -164,7 +165,7 @@ def _info(cursor: _Cursor) -> tuple[str, tuple[int, ...], GGMLType, int]:
     name = cursor.text()
     n_dims = cursor.u32()
     if not 1 <= n_dims <= _MAX_DIMS:
-        raise cursor.fail(f"tensor {name} has {n_dims} dimensions")
+        raise cursor.fail(f"tensor {name[:100]!r} has {n_dims} dimensions")
     dims = [cursor.u64() for _ in range(n_dims)]
     number, offset = cursor.u32(), cursor.u64()
     try:
@@ -172,8 +173,8 @@ def _info(cursor: _Cursor) -> tuple[str, tuple[int, ...], GGMLType, int]:
     except ValueError:
         known = ", ".join(t.name for t in GGMLType)
         raise ModelFileError(
-            f"{cursor.name}: tensor {name} has storage type {number}; known are {known}"
+            f"{cursor.name}: tensor {name[:100]!r} has storage type {number}; known are {known}"
         ) from None
     if any(d == 0 or d > cursor.size * 256 for d in dims) or dims[0] % BLOCK_LAYOUT[kind][0]:
-        raise cursor.fail(f"tensor {name} has impossible dimensions {dims}")
+        raise cursor.fail(f"tensor {name[:100]!r} has impossible dimensions {dims}")
     return name, tuple(reversed(dims)), kind, offset

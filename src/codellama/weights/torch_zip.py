@@ -56,8 +56,8 @@ class TorchFile:
         kind = self.records[name].storage.kind
         if kind not in STORAGE_TYPES:
             raise ModelFileError(
-                f"{self.path}: {name} is stored as {kind.removesuffix('Storage')}; float32, "
-                "float16 and bfloat16 can be read"
+                f"{self.path}: {name[:100]!r} is stored as {kind.removesuffix('Storage')}; "
+                "float32, float16 and bfloat16 can be read"
             )
         return STORAGE_TYPES[kind]
 
@@ -67,12 +67,14 @@ class TorchFile:
         member = self._members.get(record.storage.key)
         size = record.storage.element_bytes
         if member is None or member.size < record.storage.length * size:
-            raise ModelFileError(f"{self.path}: the data of {name} is missing or too short")
+            raise ModelFileError(f"{self.path}: the data of {name[:100]!r} is missing or too short")
         if not record.is_contiguous():
-            raise ModelFileError(f"{self.path}: {name} is stored with gaps: save it contiguous")
+            raise ModelFileError(
+                f"{self.path}: {name[:100]!r} is stored with gaps: save it contiguous"
+            )
         end = record.offset + prod(record.shape)
         if end > record.storage.length:
-            raise ModelFileError(f"{self.path}: {name} reaches beyond its storage")
+            raise ModelFileError(f"{self.path}: {name[:100]!r} reaches beyond its storage")
         return member[record.offset * size : end * size]
 
 

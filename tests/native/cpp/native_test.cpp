@@ -45,7 +45,8 @@ std::vector<uint8_t> random_weights(Format format, int rows, int columns) {
         return bytes;
     }
     for (uint8_t& b : bytes) b = static_cast<uint8_t>(rng());
-    const uint16_t scale = format == Format::Q8_0 ? 0x1e66 : 0x2e66;  // 0.1, or a sixteenth of it: weights of one size
+    // 0.1, or for bytes a sixteenth of it, so that weights are of one size; each somewhat different.
+    const auto scale = [&] { return static_cast<uint16_t>((format == Format::Q8_0 ? 0x1e00 : 0x2e00) + rng() % 512); };
     if (!g.quantized) {
         for (size_t i = 1; i < bytes.size(); i += 2) bytes[i] = static_cast<uint8_t>((bytes[i] & 0x83) | 0x34);
         return bytes;
@@ -58,7 +59,8 @@ std::vector<uint8_t> random_weights(Format format, int rows, int columns) {
                               : format == Format::Q3_K ? at == 108
                               : format == Format::Q6_K ? at == 208
                                                        : at <= 2;
-            if (used) std::memcpy(&bytes[block + static_cast<size_t>(at)], &scale, 2);
+            const uint16_t fresh = scale();
+            if (used) std::memcpy(&bytes[block + static_cast<size_t>(at)], &fresh, 2);
         }
     }
     return bytes;

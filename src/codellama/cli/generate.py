@@ -70,6 +70,7 @@ def split_words(words: list[str]) -> tuple[str, str | None]:
     that another one answers nor a question that goes to a registry is what somebody meant.
     """
     from codellama.hub import resolve
+    from codellama.hub.names import is_name
 
     if not words:
         return DEFAULT_MODEL, None
@@ -80,7 +81,7 @@ def split_words(words: list[str]) -> tuple[str, str | None]:
         resolve(first)
     except NotFoundError as error:
         if not _must_be_model(first):
-            if rest or not _may_be_model(first):
+            if rest or not is_name(first):
                 return DEFAULT_MODEL, " ".join(words)
             ask = shlex.join(("codellama", "run", DEFAULT_MODEL, first))
             raise NotFoundError(f"{error}; to ask {DEFAULT_MODEL} just that: `{ask}`") from None
@@ -90,21 +91,11 @@ def split_words(words: list[str]) -> tuple[str, str | None]:
 def _must_be_model(word: str) -> bool:
     """Whether it is written as no prompt begins: a tag, a path, or a name of the catalogue."""
     from codellama.hub.catalogue import canonical
-    from codellama.hub.names import looks_like_path, parse_name
+    from codellama.hub.names import is_name, looks_like_path, parse_name
 
-    if not _may_be_model(word):
+    if not is_name(word):
         return looks_like_path(word)
     return ":" in word or "/" in word or canonical(parse_name(word)) is not None
-
-
-def _may_be_model(word: str) -> bool:
-    from codellama.hub.names import parse_name
-
-    try:
-        parse_name(word)
-    except RequestError:
-        return False
-    return True
 
 
 def _piped() -> str:

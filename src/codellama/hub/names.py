@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from codellama.errors import RequestError
 
-__all__ = ["DEFAULT_HOST", "HUGGING_FACE", "Name", "looks_like_path", "parse_name"]
+__all__ = ["DEFAULT_HOST", "HUGGING_FACE", "Name", "is_name", "looks_like_path", "parse_name"]
 
 DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
@@ -103,6 +103,15 @@ def parse_name(text: str) -> Name:
         model=_part("model", model, text),
         tag=_part("tag", tag, text) if colon else DEFAULT_TAG,
     )
+
+
+def is_name(text: str) -> bool:
+    """Whether `parse_name` takes it."""
+    try:
+        parse_name(text)
+    except RequestError:
+        return False
+    return True
 
 
 def looks_like_path(text: str) -> bool:

@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codellama.errors import ModelFileError, NotFoundError, RequestError
+from codellama.errors import ModelFileError, NotFoundError
 from codellama.hub.catalogue import EMBEDDED, RESERVED
-from codellama.hub.names import looks_like_path, parse_name
+from codellama.hub.names import is_name, looks_like_path
 from codellama.hub.places import shipped_adapter, store_dir
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def resolve(
     try:
         return find(text, store).path(store)
     except (NotFoundError, ModelFileError):
-        if not pull or looks_like_path(text) or not _is_name(text):
+        if not pull or looks_like_path(text) or not is_name(text):
             raise
     from codellama.hub.verbs import pull as pull_model
 
@@ -57,11 +57,3 @@ def _is_whole(path: Path) -> bool:
         return path.stat().st_size == EMBEDDED.size
     except OSError:
         return False
-
-
-def _is_name(text: str) -> bool:
-    try:
-        parse_name(text)
-    except RequestError:
-        return False
-    return True

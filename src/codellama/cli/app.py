@@ -12,6 +12,7 @@ import typer
 from codellama.cli import corpus, evaluation, generate, models, specialize
 from codellama.cli import serve as serving
 from codellama.cli.bench import bench
+from codellama.cli.options import Json
 from codellama.cli.self_instruct import self_instruct
 
 __all__ = ["app"]
@@ -29,7 +30,6 @@ app = typer.Typer(
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[MODEL] [PROMPT]", help="A model, a prompt, or both.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy.", show_default="0.2")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Nucleus.", show_default="0.95")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k likeliest tokens.")]

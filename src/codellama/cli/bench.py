@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from codellama.cli.options import Json
 from codellama.cli.output import progress_bar, table
 from codellama.errors import RequestError
 
@@ -40,7 +41,7 @@ def bench(
         ),
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Write the roofline as a picture.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure prefill, decode, depths and batches, beside the machine's limits and a peer.
 

@@ -7,21 +7,24 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["contamination", "evaluate", "report"]
+from codellama.cli.options import (
+    ContextLength,
+    EngineThreads,
+    Json,
+    ModelName,
+    ServerUrl,
+    Unconfined,
+)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+__all__ = ["contamination", "evaluate", "report"]
 
 
 def evaluate(
     suite: Annotated[
         str | None, typer.Argument(metavar="[SUITE]", help="Without one: a list of all.")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A name, a file or a folder.")
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="A server: OpenAI's …/v1 or Ollama's …/api.")
-    ] = None,
+    model: ModelName = None,
+    url: ServerUrl = None,
     samples: Annotated[
         Path | None, typer.Option(help="Judge this JSON Lines file (task_id, completion).")
     ] = None,
@@ -51,8 +54,8 @@ def evaluate(
     corpus: Annotated[
         Path | None, typer.Option(help="A folder of held-out code, for the suites on own files.")
     ] = None,
-    context: Annotated[int | None, typer.Option(help="Serve this context, in tokens.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine.")] = None,
+    context: ContextLength = None,
+    threads: EngineThreads = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Programs judged at once.", show_default="cores + 1")
     ] = None,
@@ -65,13 +68,7 @@ def evaluate(
     ray: Annotated[
         str | None, typer.Option(help="Fan out over a Ray cluster: its address, or 'local'.")
     ] = None,
-    unconfined: Annotated[
-        bool,
-        typer.Option(
-            "--unsafe-run-without-isolation",
-            help="Run what models wrote without a sandbox. Only on a disposable machine.",
-        ),
-    ] = False,
+    unconfined: Unconfined = False,
     json: Json = False,
 ) -> None:
     """Measure a model: pass@k, infilling, long context, safety (the paper's Tables 2 to 9).

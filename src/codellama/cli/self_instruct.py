@@ -12,6 +12,14 @@ from zlib import crc32
 
 import typer
 
+from codellama.cli.options import (
+    ContextLength,
+    EngineThreads,
+    Json,
+    ModelName,
+    ServerUrl,
+    Unconfined,
+)
 from codellama.cli.output import count_bar, table
 from codellama.errors import RequestError
 
@@ -35,12 +43,8 @@ WHAT = {
 
 def self_instruct(
     folder: Annotated[Path, typer.Argument(help=f"Where it works; {OUTPUT} is the result.")],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A name, a file or a folder.")
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option(help="A server: OpenAI's …/v1 or Ollama's …/api.")
-    ] = None,
+    model: ModelName = None,
+    url: ServerUrl = None,
     ask_model: Annotated[
         str | None,
         typer.Option("--ask-model", help="Writes the questions.", show_default="the same"),
@@ -59,19 +63,13 @@ def self_instruct(
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=16, help="Longest answer; three times for questions.")
     ] = 512,
-    context: Annotated[int | None, typer.Option(help="Serve this context, in tokens.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine.")] = None,
+    context: ContextLength = None,
+    threads: EngineThreads = None,
     license: Annotated[
         str, typer.Option(help="Noted in every row: what the generator's terms say.")
     ] = "unknown",
-    unconfined: Annotated[
-        bool,
-        typer.Option(
-            "--unsafe-run-without-isolation",
-            help="Run what models wrote without a sandbox. Only on a disposable machine.",
-        ),
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    unconfined: Unconfined = False,
+    json: Json = False,
 ) -> None:
     """Make instruction examples: questions, tests, and solutions that pass them in the sandbox.
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from codellama.cli.options import Json
 from codellama.errors import CodeLlamaError, RequestError
 
 __all__ = ["ps", "serve"]
@@ -108,7 +109,7 @@ def serve(
 
 
 def ps(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Models that a running server has loaded.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codellama.cli.options import Json
 from codellama.cli.output import human_bytes, table
 from codellama.cli.training_view import View
 from codellama.errors import RequestError
@@ -122,7 +123,7 @@ def plan(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Cut the model over the profile's mesh, pretended.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    json: Json = False,
 ) -> None:
     """What a recipe costs before anything is spent: hours, memory, disk, losses to failures.
 

@@ -9,7 +9,7 @@ from codellama.evaluate.isolation import (
     NOBODY,
     Limits,
     Shown,
-    free_user,
+    as_free_user,
     memory_file,
     raw_files,
     system,
@@ -46,12 +46,10 @@ def bubblewrap(
     words += ["--remount-ro", "/", "--chdir", "/tmp/box"]
     if not root:
         return words
-    user = str(free_user())
     words += ["--cap-drop", "ALL"]
     for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
         words += ["--cap-add", capability]
-    words += ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--no-new-privs"]
-    return [*words, "--inh-caps=-all", "--bounding-set=-all"]
+    return words + as_free_user()
 
 
 def _words(shown: Shown) -> list[str]:

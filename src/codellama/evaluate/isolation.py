@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-__all__ = ["Limits", "Shown", "free_user", "memory_file", "prlimit", "raw_files", "system"]
+__all__ = ["Limits", "Shown", "as_free_user", "memory_file", "prlimit", "raw_files", "system"]
 
 # What compilers and interpreters of Debian read; no passwords, hosts or certificates.
 ETC = (
@@ -112,10 +112,17 @@ def _package_folders() -> list[str]:
     return sorted(path for path in folders if os.path.isdir(path))
 
 
-def free_user() -> int:
-    """A user id that nobody has: random, so that boxes of several runs do not meet. Root's own
-    limit on processes does nothing: another user's does.
+def as_free_user() -> list[str]:
+    """Words before root's program that make it a user whom nobody else is, without capabilities.
+    Root's own limit on processes does nothing: another user's does.
     """
+    user = str(_free_user())
+    words = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--no-new-privs"]
+    return [*words, "--inh-caps=-all", "--bounding-set=-all"]
+
+
+def _free_user() -> int:
+    """A user id that nobody has: random, so that boxes of several runs do not meet."""
     with suppress(OSError, ValueError, IndexError):
         count = int(Path("/proc/self/uid_map").read_text().split()[2])
         if count < 2**31:

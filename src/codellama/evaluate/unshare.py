@@ -18,7 +18,7 @@ from codellama.evaluate.isolation import (
     NOBODY,
     Limits,
     Shown,
-    free_user,
+    as_free_user,
     memory_file,
     raw_files,
     system,
@@ -42,9 +42,7 @@ def unshare(
     words = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--net", "--ipc"]
     words += ["--uts", "--cgroup", "--fork", "--kill-child"]
     if os.getuid() == 0:
-        user = str(free_user())
-        drop = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--no-new-privs"]
-        drop += ["--inh-caps=-all", "--bounding-set=-all"]
+        drop = as_free_user()
     else:
         # The mounts need the namespace's root; a namespace within takes it away again.
         words += ["--user", "--map-root-user"]

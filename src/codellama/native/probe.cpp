@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "arm_features.h"
 #include "buffer.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -18,12 +19,6 @@
 #endif
 #elif defined(__aarch64__)
 #include <arm_neon.h>
-#if defined(__linux__)
-#include <asm/hwcap.h>
-#include <sys/auxv.h>
-#elif defined(__APPLE__)
-#include <sys/sysctl.h>
-#endif
 #endif
 
 namespace codellama {
@@ -206,14 +201,6 @@ void read_all(const uint8_t* data, size_t stride) { read_plain(data, stride); }
 #if defined(__aarch64__)
 constexpr int kRounds = 20000;
 
-bool has_dotprod() {
-#if defined(__linux__)
-    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
-#else
-    return true;
-#endif
-}
-
 __attribute__((target("arch=armv8.2-a+dotprod"))) double run_neon_dotprod() {
     int8x16_t a = vdupq_n_s8(1), b = vdupq_n_s8(2);
     int32x4_t sum[16] = {};
@@ -223,18 +210,6 @@ __attribute__((target("arch=armv8.2-a+dotprod"))) double run_neon_dotprod() {
     }
     keep(sum);
     return 16.0 * kRounds * 32;
-}
-
-bool has_i8mm() {
-#if defined(__linux__)
-    return (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
-#elif defined(__APPLE__)
-    int present = 0;
-    size_t size = sizeof(present);
-    return sysctlbyname("hw.optional.arm.FEAT_I8MM", &present, &size, nullptr, 0) == 0 && present != 0;
-#else
-    return false;
-#endif
 }
 
 __attribute__((target("arch=armv8.2-a+i8mm"))) double run_neon_i8mm() {
@@ -268,7 +243,7 @@ const std::vector<Peak>& peaks() {
         {"avx2_int8", has_avx2, run_avx2_int8},
 #elif defined(__aarch64__)
         {"neon_i8mm", has_i8mm, run_neon_i8mm},
-        {"neon_dotprod", has_dotprod, run_neon_dotprod},
+        {"neon_dotprod", has_dot_product, run_neon_dotprod},
 #endif
     };
     return all;

@@ -17,7 +17,7 @@ from torch import Tensor
 from codellama.model.llama import Pointwise, rms_norm, rotate, swiglu
 from codellama.specialize.forward import PackedLoss, entropy
 
-__all__ = ["WORTH_STEPS", "compile_loss", "compiled_pointwise", "pays"]
+__all__ = ["WORTH_STEPS", "compile_loss", "pays"]
 
 WORTH_STEPS = 100
 """Steps that win back the time that compiling takes: 25 s at 0.4 s a step, and some."""
@@ -33,18 +33,15 @@ def compile_loss(module: PackedLoss, device: torch.device, dtype: torch.dtype) -
 
     Raises whatever the compiler raises (RuntimeError's kinds, OSError).
     """
-    pointwise, loss = compiled_pointwise(device, dtype), _compiled(entropy)
+    pointwise, loss = _pointwise(device, dtype), _compiled(entropy)
     logits = torch.ones(3, 48, device=device, dtype=dtype)
     loss(logits, torch.zeros(3, dtype=torch.int64, device=device), torch.ones(3, device=device))
     module.model.use_pointwise(pointwise)
     module.entropy = loss
 
 
-def compiled_pointwise(device: torch.device, dtype: torch.dtype) -> Pointwise:
-    """Compiled versions, tried once forward and backward.
-
-    Raises whatever the compiler raises (RuntimeError's kinds, OSError).
-    """
+def _pointwise(device: torch.device, dtype: torch.dtype) -> Pointwise:
+    """Compiled versions, tried once forward and backward."""
     norm, turn, gate = (_compiled(f) for f in (rms_norm, rotate, swiglu))
     pointwise = Pointwise(norm, turn, gate)
     x = torch.ones(1, 24, 2, 8, device=device, dtype=dtype, requires_grad=True)

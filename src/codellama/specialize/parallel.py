@@ -87,14 +87,17 @@ class Parallel:
     def wait(self) -> None:
         dist.barrier()
 
-    def agreed(self, wish: bool) -> bool:
-        """What process 0 wishes: clocks differ, and all must do the same."""
-        return self.total(float(wish and not self.rank)) > 0
-
     def close(self) -> None:
         """Leave the others, when all is done or this process gives up."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def agreed(parallel: Parallel | None, wish: bool) -> bool:
+    """What process 0 wishes, or this one alone: clocks differ, and all must do the same."""
+    if parallel is None:
+        return wish
+    return parallel.total(float(wish and not parallel.rank)) > 0
 
 
 def whole(tensor: Tensor) -> Tensor:

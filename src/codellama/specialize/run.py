@@ -28,7 +28,7 @@ from codellama.specialize.corpus.record import Record
 from codellama.specialize.dataset import Document, build_dataset
 from codellama.specialize.export import save_adapter, trained_model
 from codellama.specialize.measure import score_texts
-from codellama.specialize.parallel import Parallel
+from codellama.specialize.parallel import Parallel, agreed
 from codellama.specialize.recipe import Profile, Recipe
 from codellama.specialize.stages import Pipeline
 from codellama.specialize.trainer import StepRecord, Trainer
@@ -118,7 +118,7 @@ def run_pipeline(
         place = folder / recipe.name
         if not (place / "result.json").is_file():
             left = None if seconds is None else seconds - (time.monotonic() - started)
-            if left is not None and _agreed(parallel, left <= 0):
+            if left is not None and agreed(parallel, left <= 0):
                 return Outcome(False, None, None, tuple(results))
             name = base_name or str(base_path) if path == base_path else str(path)
             stage = _Stage(recipe, profile, path, train, test, place, name, parallel)
@@ -129,10 +129,6 @@ def run_pipeline(
         path = place / "model.gguf"
     adapter = place / "adapter.safetensors"
     return Outcome(True, path, adapter if adapter.is_file() else None, tuple(results))
-
-
-def _agreed(parallel: Parallel | None, wish: bool) -> bool:
-    return wish if parallel is None else parallel.agreed(wish)
 
 
 @dataclass(slots=True)

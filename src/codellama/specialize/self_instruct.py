@@ -14,7 +14,6 @@ disk before a question counts as done; a run that is killed asks again only what
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +21,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from codellama.weights.files import atomic_file
 
 __all__ = [
     "Funnel", "Triple", "make_instructions", "parse_questions", "parse_tests",
@@ -149,15 +150,12 @@ def make_instructions(
 
 def write_conversations(triples: Iterable[Triple], path: Path, license: str = "unknown") -> None:
     """JSON Lines with `messages`, as corpora and other trainers read them; whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        for triple in triples:
-            messages = [{"role": role, "content": text} for role, text in triple.messages]
-            row = {"messages": messages, "tests": triple.tests, "license": license}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    lines = []
+    for triple in triples:
+        messages = [{"role": role, "content": text} for role, text in triple.messages]
+        row = {"messages": messages, "tests": triple.tests, "license": license}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    atomic_file(path, "".join(lines).encode())
 
 
 def _spread(

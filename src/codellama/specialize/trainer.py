@@ -32,7 +32,7 @@ from codellama.specialize.dataset import Dataset, Row
 from codellama.specialize.forward import PackedLoss
 from codellama.specialize.lora import NewRows, add_lora
 from codellama.specialize.optimizer import MasterAdamW, learning_rate
-from codellama.specialize.parallel import Parallel, unshard
+from codellama.specialize.parallel import Parallel, agreed, unshard
 from codellama.specialize.recipe import Profile, Recipe
 
 __all__ = ["DivergedError", "StepRecord", "Trainer"]
@@ -145,19 +145,13 @@ class Trainer:
             record = self._train_step()
             self._log(record)
             now = time.monotonic()
-            if self._all(now - saved > 60 * self.profile.checkpoint_minutes):
+            if agreed(self.parallel, now - saved > 60 * self.profile.checkpoint_minutes):
                 self.save()
                 saved = now
-            if seconds is not None and self._all(now - begin >= seconds):
+            if seconds is not None and agreed(self.parallel, now - begin >= seconds):
                 break
         self.save()
         return self.step
-
-    def _all(self, wish: bool) -> bool:
-        """What process 0 wishes: clocks differ, and all must do the same."""
-        if self.parallel is None:
-            return wish
-        return self.parallel.total(float(wish and self.parallel.rank == 0)) > 0
 
     def rows(self, step: int) -> list[Row]:
         """The rows of a step: a pure function, so that a bad step can be looked at again."""

@@ -77,7 +77,7 @@ def base_of(path: Path) -> str | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            about = _about(file)
     except (OSError, SafetensorError, ValueError):
         return None
     base = about.get("base") if isinstance(about, dict) else None
@@ -90,7 +90,7 @@ def read_own_adapter(path: Path) -> Adapter:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            about = _about(file)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelFileError(f"{path}: is no adapter: {error}") from None
@@ -107,6 +107,11 @@ def read_own_adapter(path: Path) -> Adapter:
         pieces=tuple(about["pieces"]),
         infill=None if infill is None else tuple(infill),
     )
+
+
+def _about(file: Any) -> Any:
+    """What an open file's header says of the adapter; None in another safetensors file."""
+    return json.loads((file.metadata() or {}).get(_KEY, "null"))
 
 
 def _says_what_it_is(about: Mapping[str, Any]) -> bool:

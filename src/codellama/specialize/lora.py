@@ -60,8 +60,8 @@ class LoraLinear(nn.Module):
 class _AdaptedLinear(torch.autograd.Function):
     """x·(W + scale·B·A)ᵀ with W frozen. The sum is made when it is needed, forward and backward,
     and kept in neither: passes over a matrix are cheaper than passes over the activations of 2,048
-    tokens (SmolLM2-135M: 3.30 s a step in the place of 3.47). It is summed in float32 and rounded
-    once to the type of x, as the weights of full fine-tuning are.
+    tokens. It is summed in float32 and rounded once to the type of x, as the weights of full
+    fine-tuning are.
     """
 
     @staticmethod

@@ -94,6 +94,8 @@ def test_no_capabilities_and_a_user_of_its_own(sandbox: Sandbox) -> None:
     assert first.split()[0] != "0"
     if os.getuid() == 0:
         assert first.split()[0] != second.split()[0]
+        for kind in ("CapInh", "CapPrm", "CapBnd", "CapAmb"):  # nor any that could come back
+            assert f"{kind}:\t0000000000000000" in first
 
 
 def test_memory_of_one_process_is_bounded(sandbox: Sandbox) -> None:

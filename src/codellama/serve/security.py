@@ -161,9 +161,13 @@ def _allow(reply: Response, origin: str | None, *, preflight: bool) -> None:
 
 
 def _refuse(scope: Scope, status: int, text: str) -> Response:
-    if scope["path"].startswith("/v1"):
-        kind = "authentication_error" if status == 401 else "invalid_request_error"
-        kind = "rate_limit_error" if status == 429 else kind
+    """A refusal in the form of the dialect that the path belongs to."""
+    path: str = scope["path"]
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    kind = kinds.get(status, "invalid_request_error")
+    if path.startswith("/v1"):
         error = {"message": text, "type": kind, "param": None, "code": None}
         return json_reply({"error": error}, status)
-    return json_reply({"error": text}, status)
+    if path == "/" or path.startswith("/api"):
+        return json_reply({"error": text}, status)
+    return json_reply({"error": {"code": status, "message": text, "type": kind}}, status)

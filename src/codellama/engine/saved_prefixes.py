@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import struct
+import time
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -35,6 +36,7 @@ VERSION = 1
 LONGEST_HEADER = 1 << 16
 _NODE = struct.Struct(f"<i{KEY_BYTES}s")
 _CHUNK = 1 << 20
+RUBBISH_AGE_S = 3600.0
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -61,6 +63,7 @@ def save(pool: KVPool, runner: Any, path: Path, model: str, most_bytes: int) -> 
     if not nodes:
         return 0
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _clear_rubbish(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -73,6 +76,14 @@ def save(pool: KVPool, runner: Any, path: Path, model: str, most_bytes: int) -> 
         with contextlib.suppress(OSError):
             temporary.unlink()
     return len(nodes) * BLOCK_SIZE
+
+
+def _clear_rubbish(path: Path) -> None:
+    """What killed processes left of this file; a young one may be another process at work."""
+    for left in path.parent.glob(f"{path.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if left.stat().st_mtime < time.time() - RUBBISH_AGE_S:
+                left.unlink()
 
 
 def restore(pool: KVPool, runner: Any, path: Path, model: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -151,6 +152,22 @@ def test_a_low_priority_waits_for_a_bounded_time() -> None:
         if 0 in finished:
             break
     assert 0 in finished
+
+
+@pytest.mark.parametrize(("turn", "done"), [(8, True), (10**9, False)])
+def test_a_stream_of_urgent_prompts_slows_others_and_does_not_stop_them(
+    turn: int, done: bool
+) -> None:
+    """Urgent prompts that fill every step, for a tenth of their head start."""
+    config = SchedulerConfig(step_tokens=32, max_running=8, turn=turn)
+    scheduler = scheduler_of(n_blocks=64, config=config)
+    scheduler.submit(0, [5] * 100, limit=102)
+    finished: list[int] = []
+    for step in range(1, 100):
+        scheduler.submit(step, [step + 9] * 32, limit=33, priority=1)
+        finished += [sequence.request_id for sequence in run(scheduler, scheduler.schedule())]
+    assert (0 in finished) == done
+    assert len(finished) > 70, "the urgent ones keep most of the steps"
 
 
 def test_forks_share_the_prompt_and_copy_only_its_last_block() -> None:

@@ -7,9 +7,11 @@ spans prompt and answer; nothing waits for ever; every block comes back.
 
 Order. Each request gets a rank at submit, `arrival step − priority · head_start`, ties by
 submission. A priority level is thus a head start of so many steps, not a licence to starve others.
-Smaller ranks take budget, slots and blocks first; whoever must give blocks back has the largest
-rank, loses its place (not its tokens) and recomputes later, mostly from the prefix cache. The
-smallest rank always runs, so there is always progress.
+Every eighth step prompts are computed in the order of their submission instead, so that a steady
+stream of urgent ones slows others down and does not stop them for the length of their head start
+(of 1,024 steps: minutes on a CPU). Smaller ranks take budget, slots and blocks first; whoever must
+give blocks back has the largest rank, loses its place (not its tokens) and recomputes later, mostly
+from the prefix cache. The smallest rank always runs, so there is always progress.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class SchedulerConfig:
         max_running: sequences that hold blocks at the same time (forks of a running request may
             exceed it).
         head_start: steps by which one level of priority lets a request overtake.
+        turn: every so many steps prompts go by submission, not by rank.
         draft_rows: decode rows of a step up to which drafts fill it: a small batch reads the
             weights anyway.
     """
@@ -42,6 +45,7 @@ class SchedulerConfig:
     step_tokens: int = 512
     max_running: int = 64
     head_start: int = 1024
+    turn: int = 8
     draft_rows: int = 32
 
     def __post_init__(self) -> None:
@@ -156,9 +160,22 @@ class Scheduler:
         while self.waiting and self._has_tokens(head := self.waiting[0]):
             overtaken = [sequence for sequence in self.running if sequence.rank > head.rank]
             if not self._fits(head, overtaken):
-                return
+                break
             del self.waiting[0]
             self._insert(self.running, head)
+
+        if self.waiting and self._in_turn:
+            oldest = min(self.waiting, key=_submission)
+            if self._fits(oldest, []):
+                self._remove(self.waiting, oldest)
+                self._insert(self.running, oldest)
+
+    @property
+    def _in_turn(self) -> bool:
+        """Whether this step goes by submission: for prompts, and for one that waits if there is
+        room without pre-empting anybody.
+        """
+        return self._clock % self.config.turn == 0
 
     def _has_tokens(self, head: Sequence) -> bool:
         ahead = sum(s.pending if s.rank < head.rank else s.pending == 1 for s in self.running)
@@ -211,7 +228,8 @@ class Scheduler:
             rows -= len(draft)
             budget -= len(draft)
             slots.append(self._slot(sequence, 1, draft))
-        for sequence in self.running:
+        by_turn = sorted(self.running, key=_submission) if self._in_turn else self.running
+        for sequence in by_turn:
             if sequence.pending > 1 and budget:
                 prompt = max(0, sequence.n_prompt - sequence.computed)
                 count = min(prompt or sequence.pending, budget)
@@ -282,3 +300,7 @@ class Scheduler:
     def __iter__(self) -> Iterator[Sequence]:
         yield from self.running
         yield from self.waiting
+
+
+def _submission(sequence: Sequence) -> tuple[int, int]:
+    return sequence.rank[1:]

@@ -124,7 +124,7 @@ def test_a_context_beyond_the_model_is_cut_down_and_said() -> None:
         reply = await http.post("/api/generate", json=body | {"options": options})
         assert reply.status_code == 200
         assert "num_ctx 100000 is more than the model's 512" in reply.headers["x-codellama-notice"]
-        options = {"num_predict": 100, "num_ctx": 16}
+        options = {"num_predict": 100, "num_ctx": 16, "temperature": 0}
         reply = await http.post("/api/generate", json=body | {"options": options})
         assert reply.json()["done_reason"] == "length" and reply.json()["eval_count"] == 14
 

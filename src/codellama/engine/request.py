@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from codellama.errors import CodeLlamaError, RequestError
 
@@ -25,6 +25,7 @@ __all__ = [
     "Output",
     "Request",
     "SamplingParams",
+    "Steering",
     "TokenEvent",
     "TokenLogprob",
 ]
@@ -37,6 +38,18 @@ Constraint = Callable[[list[int]], "npt.NDArray[np.bool_] | None"]
 A pure function of its argument: it is asked again for the same tokens after a pre-emption, for each
 fork and for each draft, in any order. Token healing, grammars and schemas all have this shape.
 """
+
+
+class Steering(Protocol):
+    """A Constraint that looks at drawn tokens, too: where a mask of all would cost too much.
+
+    `rejects` says whether `token` may not follow `output`; then the next best one is drawn, up to
+    sampling.MOST_REJECTED times. Pure, as the mask is.
+    """
+
+    def __call__(self, output: list[int]) -> npt.NDArray[np.bool_] | None: ...
+    def rejects(self, output: list[int], token: int) -> bool: ...
+
 
 MAX_SAMPLES = 1024
 MAX_LOGPROBS = 100

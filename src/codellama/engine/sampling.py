@@ -38,6 +38,7 @@ Float64 = npt.NDArray[np.float64]
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: SplitMix64's step
+MOST_REJECTED = 8  # draws per token; each costs a Steering a few milliseconds
 COLDEST = 1e-5  # temperatures below are greedy: float32 logits tell no finer differences apart
 
 
@@ -66,6 +67,7 @@ class Sampler:
         self._seed = seed
         self._index = index
         self._constraint = constraint
+        self._rejects = getattr(constraint, "rejects", None)  # of a Steering
         self.needs_history = params.penalizes or constraint is not None
         self._shapes = self.needs_history or bool(params.logit_bias)
         self._biased_U = np.array([id for id, _bias in params.logit_bias], np.intp)
@@ -91,15 +93,21 @@ class Sampler:
                 f"the model computed {logits_V[likeliest]} where a number belongs: "
                 "its weights are damaged, or overflow in this precision"
             )
-        params = self.params
         if self._shapes:
             logits_V = self._shape(logits_V, tokens, n_prompt)
             likeliest = int(logits_V.argmax())
             if logits_V[likeliest] == -np.inf:
                 raise RequestError("the constraint, or logit_bias, allows no token here")
+        position = len(tokens) - n_prompt if position is None else position
+        token = self._choose(logits_V, likeliest, position)
+        if self._rejects is not None:
+            return self._steered(logits_V, token, tokens[n_prompt:], position)
+        return token
+
+    def _choose(self, logits_V: Logits, likeliest: int, position: int) -> int:
+        params = self.params
         if params.temperature < COLDEST:
             return likeliest
-        position = len(tokens) - n_prompt if position is None else position
         share = uniform(self._seed, self._index, position)
         peak = float(logits_V[likeliest])
         if not 0 < params.top_k < len(logits_V):
@@ -107,6 +115,20 @@ class Sampler:
             return rows.draw(logits_V, peak, params.temperature, share, **cuts)
         ids_C, weights_C = candidates(logits_V, params, peak)
         return int(ids_C[pick(weights_C, share)])
+
+    def _steered(self, logits_V: Logits, drawn: int, output: list[int], position: int) -> int:
+        """The first draw that is not rejected, from what is left; `drawn` where all are."""
+        assert self._rejects is not None
+        token, left_V = drawn, logits_V.copy()
+        for _ in range(MOST_REJECTED):
+            if not self._rejects(output, token):
+                return token
+            left_V[token] = -np.inf
+            likeliest = int(left_V.argmax())
+            if left_V[likeliest] == -np.inf:
+                break
+            token = self._choose(left_V, likeliest, position)
+        return drawn
 
     def _shape(self, logits_V: Logits, tokens: list[int], n_prompt: int) -> Logits:
         """A copy of the row with bias and penalties, and forbidden tokens at −inf."""

@@ -59,7 +59,7 @@ class CompletionRequest(Sampling, kw_only=True):
     infill_order: str | None = None
     """Ours: psm, spm or auto."""
     parses: str | None = None
-    """Ours: "python" lets an infilling end only where the whole text parses."""
+    """Ours: "python" keeps an infilling out of dead ends; it ends only where the text parses."""
 
 
 class ChatMessage(msgspec.Struct, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -30,9 +31,14 @@ llm.invoke("def f(x):")
 """
 
 
-# The client leaves its connection to the garbage collector.
+# The client leaves its connection to the garbage collector, which is to find it here.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_langchain_ollama(live: Live) -> None:
+    _ask_by_langchain(live)
+    gc.collect()
+
+
+def _ask_by_langchain(live: Live) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         langchain_ollama = pytest.importorskip("langchain_ollama")

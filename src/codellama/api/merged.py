@@ -1,16 +1,19 @@
-"""A model that is a base and an adapter, as one file: merged once, kept in the cache, and opened
-from there.
+"""A model that is a base and adapters, as one file: merged once, kept in the cache, and opened from
+there.
 
-Merging SmolLM2-135M takes seconds, opening the merged file nothing. The kept file carries the
-hashes of what it was made of in its name, so that another adapter, base or version of this code
-never meets it. Where it cannot be kept (a full disk, a read-only home) the model is merged in
-memory, at every start. Does not know how adapters are trained.
+Merging SmolLM2-135M takes seconds, opening the merged file nothing. A kept file's name is a hash of
+what it was made of, so that another adapter, base or version of this code never meets it. Models
+beyond 1 GB are merged at every start, and so is any model where the file cannot be kept (a full
+disk, a read-only home). Does not know how adapters are trained.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,59 +24,90 @@ if TYPE_CHECKING:
 
 __all__ = ["open_merged"]
 
-_VERSION = 1
+_VERSION = 2
 """Of what merging computes: a change of it makes kept files new."""
+
+_LARGEST = 1 << 30  # bytes of a file that is worth its place; reading it takes as long as merging
+_UNUSED_S = 30 * 86400.0  # a kept file that nobody opened for so long is removed
 
 
 def open_merged(path: Path) -> ModelFile:
-    """The model of a path; for an adapter, its base as the adapter changes it, in 8 bits.
+    """The model of a path: a model file or folder, one with adapters beside it (the store's), or an
+    adapter file that names its base. Merged matrices have 8 bits, or the base's floats.
 
-    Raises as `open_model` and `open_adapted` do, and NotFoundError where the base is not here.
+    Raises as `open_model` does, and NotFoundError where an adapter's base is not here.
     """
+    from codellama.weights.load import adapters_of, open_model
+
+    if adapters := adapters_of(path):
+        return _kept_or_merged(path, [*_weights(path), *adapters])
+    base = _base_of(path)
+    return open_model(path) if base is None else _kept_or_merged(path, [base, path])
+
+
+def _kept_or_merged(path: Path, sources: Sequence[Path]) -> ModelFile:
+    from codellama.weights.export import export_gguf
     from codellama.weights.load import open_model
 
-    if path.suffix != ".safetensors" or not path.is_file():
-        return open_model(path)
-    from codellama.hub import resolve
-    from codellama.weights.adapter import base_of, open_adapted
-    from codellama.weights.export import export_gguf
-    from codellama.weights.tensor import GGMLType
-
-    base = base_of(path)
-    if base is None:
-        return open_model(path)
-    base_path = resolve(base)
-    kept = _place(path, base_path)
+    kept = _place(sources)
     if kept.is_file():
+        with contextlib.suppress(OSError):
+            os.utime(kept)
         return open_model(kept)
-    merged = open_adapted(open_model(base_path), path, GGMLType.Q8_0)
+    merged = _merged(path, sources)
+    if merged.weight_bytes > _LARGEST:
+        return merged
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         export_gguf(merged, kept)
     except (OSError, ModelFileError):
         return merged
-    _forget_others(path, kept)
+    _forget_unused(kept.parent)
     return open_model(kept)
 
 
-def _place(adapter: Path, base: Path) -> Path:
-    """Where the merged file is kept. The base counts by its path, size and time of change: hashing
-    it would take as long as merging.
+def _merged(path: Path, sources: Sequence[Path]) -> ModelFile:
+    from codellama.weights.load import open_model
+
+    if path.is_dir():
+        return open_model(path)
+    from codellama.weights.adapter import open_adapted
+
+    base, adapter = sources
+    return open_adapted(open_model(base), adapter, None)
+
+
+def _base_of(path: Path) -> Path | None:
+    """Where the base of an adapter file lies; None for a path that is no such file."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    from codellama.hub import resolve
+    from codellama.weights.adapter import base_of
+
+    base = base_of(path)
+    return None if base is None else resolve(base)
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+
+
+def _place(sources: Sequence[Path]) -> Path:
+    """Where the merged file is kept. Files count by their paths, sizes and times of change: hashing
+    them would take as long as merging.
     """
     from codellama.hub.places import cache_home
 
-    about = base.stat()
-    digest = hashlib.sha256(adapter.read_bytes())
-    digest.update(f"\0{base.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0{_VERSION}".encode())
-    name = f"{adapter.stem}-{digest.hexdigest()[:16]}.gguf"
-    return cache_home() / "codellama" / "merged" / name
+    digest = hashlib.sha256(str(_VERSION).encode())
+    for source in sources:
+        about = source.stat()
+        digest.update(f"\0{source.resolve()}\0{about.st_size}\0{about.st_mtime_ns}".encode())
+    return cache_home() / "codellama" / "merged" / f"{digest.hexdigest()[:32]}.gguf"
 
 
-def _forget_others(adapter: Path, kept: Path) -> None:
-    """Remove what earlier versions of this adapter left; a file in use stays readable."""
-    for other in kept.parent.glob(f"{adapter.stem}-" + "[0-9a-f]" * 16 + ".gguf"):
-        if other != kept:
-            try:
-                os.unlink(other)
-            except OSError:
-                continue
+def _forget_unused(folder: Path) -> None:
+    """Remove what nobody opened for long; a file in use stays readable."""
+    for other in folder.glob("*.gguf"):
+        with contextlib.suppress(OSError):
+            if time.time() - other.stat().st_mtime > _UNUSED_S:
+                other.unlink()

@@ -133,7 +133,7 @@ def near(text: str, local: Iterable[str] = (), *, limit: int = 3) -> list[str]:
     from difflib import get_close_matches
 
     wanted = text.lower()[:128]
-    spelled = {name.lower(): name for name in (*local, *known_names()) if name not in RESERVED}
+    spelled = {name.lower(): name for name in (*local, *known_names())}
     if found := get_close_matches(wanted, spelled, n=limit, cutoff=0.7):
         return [spelled[key] for key in found]
     # Too far in letters, but of a family that is known (`smollm2`): offer its first members.

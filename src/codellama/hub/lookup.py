@@ -19,6 +19,7 @@ from codellama.hub.layout import Layout, ModelEntry
 from codellama.hub.manifest import Manifest
 from codellama.hub.names import HUGGING_FACE, Name, looks_like_path, parse_name
 from codellama.hub.places import ollama_folders
+from codellama.hub.shipped import adapter_for
 from codellama.hub.store import Store
 
 __all__ = ["Found", "entries", "find", "is_loose", "near_names", "ollama_stores"]
@@ -102,7 +103,7 @@ def near_names(text: str, store: Store) -> str:
 
 def not_found(name: Name, text: str, store: Store) -> NotFoundError:
     """The error for a name that is not on this machine."""
-    if str(name).lower() in RESERVED:
+    if str(name).lower() in RESERVED and adapter_for(name) is None:
         return NotFoundError(f"{name} is not part of this version of codellama")
     if canonical(name) or name.is_hugging_face:
         return NotFoundError(

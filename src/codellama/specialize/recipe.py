@@ -14,7 +14,7 @@ from typing import Literal
 
 __all__ = ["Infilling", "Lora", "Optimizer", "Profile", "Recipe", "SpanKind"]
 
-SpanKind = Literal["characters", "lines", "rest", "nodes"]
+SpanKind = Literal["characters", "line", "lines", "rest", "nodes"]
 Schedule = Literal["cosine", "wsd", "constant"]
 
 

@@ -1,4 +1,5 @@
-"""Where a middle lies: characters (the paper's), whole lines, the rest of a line, or syntax nodes.
+"""Where a middle lies: characters (the paper's), one whole line or some, the rest of a line, or
+syntax nodes.
 
 `draw_span` returns character offsets [begin, end). Syntax trees come from tree-sitter grammars
 where one is installed for the language; other texts fall back to lines. Random numbers are taken
@@ -47,7 +48,7 @@ def draw_span(kind: SpanKind, text: str, numbers: random.Random, language: str) 
         spans = node_spans(text, language)
         if spans:
             return spans[int(numbers.random() * len(spans))]
-    return line_span(text, numbers)
+    return line_span(text, numbers, most=1 if kind == "line" else _MOST_LINES)
 
 
 def character_span(text: str, numbers: random.Random) -> Span:
@@ -57,13 +58,13 @@ def character_span(text: str, numbers: random.Random) -> Span:
     return cuts[0], cuts[1]
 
 
-def line_span(text: str, numbers: random.Random) -> Span:
+def line_span(text: str, numbers: random.Random, most: int = _MOST_LINES) -> Span:
     """Whole lines with their newline; the first one not blank where there is such a line."""
     lines = text.splitlines(keepends=True)
     full = [i for i, line in enumerate(lines) if line.strip()] or list(range(len(lines)))
     first = full[int(numbers.random() * len(full))]
     many, extra = numbers.random(), numbers.random()
-    count = 1 if many < 0.5 else 2 + int(extra * (_MOST_LINES - 1))
+    count = 1 if many < 0.5 or most == 1 else 2 + int(extra * (most - 1))
     begin = sum(map(len, lines[:first]))
     return begin, begin + sum(map(len, lines[first : first + count]))
 

@@ -29,7 +29,7 @@ from codellama.weights.meta import MetaFolder
 from codellama.weights.model_file import ROPE_FACTORS, ModelFile, naming
 from codellama.weights.tensor import Tensor
 
-__all__ = ["ModelFile", "check_memory", "open_model"]
+__all__ = ["ModelFile", "adapters_of", "check_memory", "open_model"]
 
 
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
@@ -52,7 +52,7 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
         model = ModelFile(found, format, HuggingFaceFolder(found))
     else:
         model = ModelFile(found, format, MetaFolder(found))
-    adapters = _adapters(Path(path))
+    adapters = adapters_of(Path(path))
     if adapters:
         from codellama.weights.adapter import open_adapted  # few models need it
 
@@ -61,7 +61,7 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
     return model
 
 
-def _adapters(path: Path) -> list[Path]:
+def adapters_of(path: Path) -> list[Path]:
     """The adapters of a folder, as the store's views have them, in order."""
     if not path.is_dir():
         return []

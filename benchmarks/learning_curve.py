@@ -80,7 +80,9 @@ def infilled(llm: CodeLlama, problems: list[Problem], order: str) -> Scores:
     answers = llm._answer(prompts, {"max_tokens": LONGEST, "temperature": 0.0})
     pairs = list(zip(answers, problems, strict=True))
     return {
-        f"{order} exact": [float(a.text.strip() == p["canonical_solution"].strip()) for a, p in pairs],
+        f"{order} exact": [
+            float(a.text.strip() == p["canonical_solution"].strip()) for a, p in pairs
+        ],
         f"{order} ended": [float(a.finish_reason == "stop") for a, _ in pairs],
     }
 
@@ -142,7 +144,12 @@ def draw(points: list[dict[str, Any]], target: Path) -> None:
             [100 * high - v for v, (_, high) in zip(values, spans, strict=True)],
         ]
         axes.errorbar(
-            [p["tokens"] / 1e6 for p in shown], values, yerr=errors, marker=mark, capsize=2, label=label
+            [p["tokens"] / 1e6 for p in shown],
+            values,
+            yerr=errors,
+            marker=mark,
+            capsize=2,
+            label=label,
         )
     for point in points:
         if "prefix exact" in point["scores"]:

@@ -82,7 +82,11 @@ def gaps(documents: Sequence[Document], count: int) -> list[Problem]:
         if 200 <= len(text) <= 1600 and text.count("\n") >= 4 and len(found) < count:
             begin, end = line_span(text, draws("sweep", document.id, 0), most=1)
             found.append(
-                {"prompt": text[:begin], "canonical_solution": text[begin:end], "suffix": text[end:]}
+                {
+                    "prompt": text[:begin],
+                    "canonical_solution": text[begin:end],
+                    "suffix": text[end:],
+                }
             )
     return found
 

@@ -1,4 +1,4 @@
-"""Infilling against tokens of training: checkpoints of a LoRA stage, each as an adapter on its base.
+"""Infilling against tokens of training: checkpoints of a LoRA stage, as adapters on their base.
 
     python benchmarks/learning_curve.py run/smol-135m-lora/checkpoints/* \
         --data FOLDER --limit 200 --out curve

@@ -4,11 +4,12 @@
         base= 'rate 4e-3=learning_rate:4e-3' 'lines=line:0.5,lines:0.2,characters:0.3' \
         'middles=middle_weight:8' 'all weights=method:full,learning_rate:5e-4'
 
-A variant is NAME=FIELD:VALUE,…; fields are learning_rate, batch_tokens, method, rate, middle_weight,
-rank, alpha and the kinds of spans (any of these replaces them all). Each is scored on gaps of one
-line in functions that no variant was trained on: bits per token of middle and EOT, teacher forced,
-exact matches of greedy answers, and answers that ended, in PSM and in SPM with token healing. What
-is in OUT already is not run again. One seed each: differences of a few percent are noise.
+A variant is NAME=FIELD:VALUE,…; fields are learning_rate, batch_tokens, method, rate, spm,
+middle_weight, rank, alpha and the kinds of spans (any of these replaces them all). Each is scored
+on gaps of one line in functions that no variant was trained on: bits per token of middle and EOT,
+teacher forced, exact matches of greedy answers, and answers that ended, in PSM and in SPM with
+token healing. What is in OUT already is not run again. One seed each: differences of a few percent
+are noise.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from learning_curve import Problem, infilled
 
 from codellama import CodeLlama
 from codellama.evaluate.statistics import mean
@@ -41,6 +41,7 @@ from codellama.specialize.stages import smol_135m
 from codellama.specialize.trainer import Trainer
 from codellama.weights.export import quantize_model
 from codellama.weights.files import atomic_file, read_json
+from learning_curve import Problem, infilled
 
 BASE = "smollm2:135m"
 

@@ -151,7 +151,7 @@ def test_a_folder_that_is_no_model_does_not_hide_a_name(store: Store, tmp_path: 
         ("hf.co/a/b:Q4_0", r"`codellama pull hf.co/a/b:Q4_0`$"),
         ("zzzz", r"`codellama pull zzzz` asks Ollama's registry for it$"),
         ("my-modle", r"Did you mean my-model\?"),
-        ("codellama-smol:135m", "not part of this version"),
+        ("codellama-smol:135m", "not part of this version|`codellama pull codellama-smol:135m`$"),
         ("./nothing", r"no file or folder './nothing'"),
         ("nothing.gguf", r"no file or folder"),
         ("../../../../etc/no", "no file or folder"),
@@ -167,6 +167,59 @@ def test_errors_say_what_to_do(store: Store, text: str, message: str) -> None:
     with pytest.raises(NotFoundError, match=message) as caught:
         hub.resolve(text)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+# models that ship with the project
+
+
+@pytest.fixture
+def shipped(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = home / "adapter"
+    path.write_bytes(b"what was learned")
+    monkeypatch.setattr("codellama.hub.shipped.shipped_adapter", lambda name: path)
+    return path
+
+
+NAME = "codellama-smol:135m"
+
+
+def test_a_shipped_model_is_its_base_with_its_adapter(
+    store: Store, default: Path, shipped: Path
+) -> None:
+    folder = hub.resolve(NAME)
+    assert (folder / ".adapter-0").read_bytes() == shipped.read_bytes()
+    assert (folder / "model.gguf").resolve() == default.resolve()
+    (entry,) = [each for each in hub.list_models() if each.name == NAME]
+    assert entry.size > EMBEDDED.size
+    hub.copy(NAME, "codellama")
+    assert (hub.resolve("codellama") / ".adapter-0").read_bytes() == shipped.read_bytes()
+    hub.remove(NAME)
+    assert NAME not in {each.name for each in hub.list_models()}
+    assert hub.resolve(NAME).is_dir()  # the base is here: nothing has to be fetched
+
+
+def test_another_version_of_the_project_brings_its_own_adapter(
+    store: Store, default: Path, shipped: Path
+) -> None:
+    before = hub.resolve(NAME)
+    shipped.write_bytes(b"more was learned")
+    assert hub.resolve(NAME) == before
+    after = hub.pull(NAME)
+    assert (after / ".adapter-0").read_bytes() == b"more was learned"
+
+
+def test_without_its_base_a_shipped_model_is_to_be_pulled(store: Store, shipped: Path) -> None:
+    with pytest.raises(NotFoundError, match=f"`codellama pull {NAME}`"):
+        hub.resolve(NAME)
+
+
+def test_a_version_without_the_adapter_says_so(
+    store: Store, default: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codellama.hub.shipped.shipped_adapter", lambda name: Path("nowhere"))
+    for ask in (hub.resolve, hub.pull):
+        with pytest.raises(NotFoundError, match="not part of this version"):
+            ask(NAME)
 
 
 # list

@@ -138,6 +138,8 @@ def test_line_spans_are_whole_lines() -> None:
         assert begin == 0 or CODE[begin - 1] == "\n"
         assert CODE[end - 1] == "\n"
         assert CODE[begin:end].strip()
+        begin, end = draw_span("line", CODE, draws("k", str(i), 0), "python")
+        assert CODE[begin:end].strip() and CODE[begin:end].count("\n") == 1
         begin, end = rest_span(CODE, draws("k", str(i), 0))
         assert CODE[end] == "\n" and "\n" not in CODE[begin:end] and begin < end
 

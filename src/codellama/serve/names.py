@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from codellama.errors import NotFoundError, RequestError
 from codellama.hub import ModelInfo, info, list_models
+from codellama.hub.catalogue import RESERVED
 from codellama.hub.lookup import is_loose
 from codellama.hub.names import looks_like_path, parse_name
 
@@ -125,4 +126,4 @@ def shown_name(text: str) -> str:
 def _suits(entry: ModelEntry) -> tuple[int, float]:
     name = entry.name.lower()
     rank = 3 if "codellama" in name or "code-llama" in name else 2 if "code" in name else 0
-    return rank, entry.modified
+    return 1 if name in RESERVED else rank, entry.modified

@@ -4,7 +4,7 @@ Three ways to the four sentinels, tried in this order: the vocabulary has them (
 at least four control tokens that were never trained, whose embeddings are one and the same vector
 (SmolLM2: ids 5 and 7 to 16), which are renamed and keep the file's shape; rows are added (Llama 2
 → 32,016 pieces, as the paper did). New rows start apart from each other, because equal ones would
-get equal gradients for long.
+get equal gradients for long; EOT starts near what ends a sequence.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ def with_sentinels(
         renamed = _renamed(tokenizer, ids)
         model = _grown(model, len(ids))
     _initialize(model, ids, seed)
+    if renamed.infill is not None and tokenizer.eos_id is not None:
+        _end_as(model, renamed.infill.eot, tokenizer.eos_id)
     return renamed, ids, model
 
 
@@ -175,3 +177,11 @@ def _initialize(model: Llama, ids: Sequence[int], seed: int) -> None:
             noise = torch.from_numpy(generator.standard_normal(weight.shape[1])).float()
             row = mean + noise * length / noise.norm()
             weight[id] = row * length / row.norm()
+
+
+@torch.no_grad()
+def _end_as(model: Llama, eot: int, eos: int) -> None:
+    """EOT starts as what already ends a sequence, a tenth of its length apart from it."""
+    for weight in {model.tok_embeddings.weight, *([model.output.weight] if model.output else [])}:
+        apart = weight[eot] * (weight[eos].norm() / weight[eot].norm())
+        weight[eot] = weight[eos] + 0.1 * apart

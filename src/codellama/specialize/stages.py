@@ -146,12 +146,12 @@ def smol_135m(tokens: int = 2_000_000, method: str = "lora") -> Recipe:
         ),
         infilling=Infilling(
             spans=(
-                ("line", 0.4),
+                ("line", 0.5),
                 ("lines", 0.15),
-                ("rest", 0.15),
-                ("nodes", 0.1),
-                ("characters", 0.2),
-            ),
+                ("rest", 0.2),
+                ("nodes", 0.05),
+                ("characters", 0.1),
+            ),  # fmt: skip
             sentinel_weight=0.0,
             middle_weight=5.0,
         ),

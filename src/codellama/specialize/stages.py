@@ -151,7 +151,7 @@ def smol_135m(tokens: int = 2_000_000, method: str = "lora") -> Recipe:
                 ("rest", 0.2),
                 ("nodes", 0.05),
                 ("characters", 0.1),
-            ),  # fmt: skip
+            ),
             sentinel_weight=0.0,
             middle_weight=5.0,
         ),

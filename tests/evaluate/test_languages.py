@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from codellama.evaluate.data import Data
@@ -107,3 +109,8 @@ def test_missing_runtimes_are_named() -> None:
     for language in LANGUAGES.values():
         missing = language.missing()
         assert missing is None or language.install in missing
+
+
+def test_a_tool_that_is_there_and_fails_is_missing() -> None:
+    broken = replace(LANGUAGES["rs"], tools=(), files=(), trial=("false",))
+    assert broken.missing() == "`false` fails (apt install rustc)"

@@ -122,6 +122,18 @@ def test_instruction_examples_in_a_dataset(tiny_base: Path, documents: list[Docu
     assert pieces and all(0 < sum(p) < len(p) for p in pieces)
 
 
+def logged(folder: Path) -> list[float]:
+    """The losses that TensorBoard would show."""
+    module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = module.EventAccumulator(str(folder))
+    events.Reload()
+    return [round(event.value, 4) for event in events.Scalars("smol-135m-lora/loss")]
+
+
+def read_losses(path: Path) -> list[float]:
+    return [round(json.loads(line)["loss"], 4) for line in path.read_text().splitlines()]
+
+
 @pytest.mark.weights
 @pytest.mark.slow
 def test_from_sources_to_a_model_that_fills_a_middle(smollm2_path: Path, tmp_path: Path) -> None:
@@ -147,7 +159,8 @@ def test_from_sources_to_a_model_that_fills_a_middle(smollm2_path: Path, tmp_pat
     stats = json.loads(codellama("corpus", "stats", str(corpus), "--json"))
     assert stats["sets"]["python"]["documents"] > 5
     command = ["specialize", "smol-135m", str(corpus), "--out", str(run), "--tokens", "4096"]
-    codellama(*command, "--base", str(smollm2_path), "--export", str(gguf))
+    codellama(*command, "--base", str(smollm2_path), "--export", str(gguf), "--tensorboard")
+    assert logged(run / "tensorboard") == read_losses(run / "smol-135m-lora" / "log.jsonl")
     assert (run / "smol-135m-lora" / "loss.svg").read_text().startswith("<?xml")
     assert (run / "smol-135m-lora" / "adapter.safetensors").stat().st_size < 25e6
     (tmp_path / "suffix").write_text("\n\nprint(add(1, 2))\n")

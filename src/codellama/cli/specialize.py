@@ -84,7 +84,7 @@ def specialize(
             on_stage=view.stage if speaks else None, on_step=view.step, on_warning=view.warn,
         )  # fmt: skip
     finally:
-        view.close()
+        view.end()
         if parallel is not None:
             parallel.close()
     if not speaks:

@@ -87,6 +87,13 @@ class View:
             print(text, file=self._file, flush=True)
 
     def close(self) -> None:
+        """End the bar; what follows is printed plainly."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def end(self) -> None:
+        """No step follows: the bar and the log end."""
+        self.close()
+        if self._writer is not None:
+            self._writer.close()

@@ -52,6 +52,7 @@ class Language:
         tail: the tests' last statement, as a pattern; `print` goes before or after it.
         printing: statement that prints @TOKEN@ on a line of its own.
         install: how Debian gets the tools.
+        trial: command that succeeds where they work: rustup leaves a `rustc` without a toolchain.
     """
 
     code: str
@@ -67,6 +68,7 @@ class Language:
     install: str = ""
     binds: Callable[[], dict[str, str]] = field(default=dict)
     mend: Callable[[str], str] = field(default=lambda tests: tests)
+    trial: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
         """What is not installed, with the line that installs it; or None."""
@@ -76,6 +78,8 @@ class Language:
         for path in self.files:
             if not os.path.exists(path):
                 return f"{path} is not installed ({self.install})"
+        if self.trial and subprocess.run(self.trial, capture_output=True, check=False).returncode:
+            return f"`{' '.join(self.trial)}` fails ({self.install})"
         return None
 
 
@@ -270,6 +274,7 @@ LANGUAGES: dict[str, Language] = {
             limits=BUILT,
             install="apt install rustc",
             binds=rust_toolchain,
+            trial=("rustc", "--version"),
         ),
         Language(
             "go",

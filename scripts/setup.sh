@@ -63,4 +63,6 @@ fi
 .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extras"
 
 say "the default model"
-.venv/bin/codellama pull smollm2:135m
+.venv/bin/codellama pull codellama-smol:135m
+# Its adapter is put on its base once, here rather than at the first question.
+.venv/bin/codellama show codellama-smol:135m >/dev/null

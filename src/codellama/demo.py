@@ -1,4 +1,4 @@
-"""What `make run` shows: a function completed, a question answered, and how to go on."""
+"""What `make run` shows: a function completed, a middle filled, a question answered, how to go on."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import time
 __all__ = ["main"]
 
 FUNCTION = "def largest(numbers):\n    best = numbers[0]\n    for"
+PREFIX = "def total(prices, discount=0):\n    result = 0\n    for price in prices:\n"
+SUFFIX = "    return result - discount\n"
 QUESTION = "What does the enumerate function do in Python? Answer in two sentences."
 NEXT = """
 Go on:
   codellama run                                  talk to it (/? for help)
   codellama run "Explain list slicing"           one answer
   echo "def fib(n):" | codellama complete        complete code from standard input
-  codellama show smollm2:135m                    what the model is, and the memory it needs
-  codellama pull codellama:7b-code               a model that infills (4 GB)
+  codellama serve                                Ollama's, OpenAI's and llama.cpp's APIs, for editors
+  codellama show codellama-smol:135m             what the model is, and the memory it needs
+  codellama pull codellama:7b-code               Code Llama itself (4 GB)
 The command is .venv/bin/codellama; `source .venv/bin/activate` puts it on the path.
 """
 
@@ -23,16 +26,20 @@ The command is .venv/bin/codellama; `source .venv/bin/activate` puts it on the p
 def main() -> None:
     """Load the default model and stream both answers."""
     from codellama import CodeLlama
+    from codellama.cli.generate import DEFAULT_MODEL
     from codellama.hub import resolve
 
     begin = time.perf_counter()
-    llm = CodeLlama.load(resolve("smollm2:135m"))
-    _say(f"smollm2:135m, loaded in {time.perf_counter() - begin:.2f} s\n")
+    llm = CodeLlama.load(resolve(DEFAULT_MODEL))
+    _say(f"{DEFAULT_MODEL}, loaded in {time.perf_counter() - begin:.2f} s\n")
     _heading("A function, completed")
     sys.stdout.write(FUNCTION)
     for piece in llm.stream(FUNCTION, temperature=0.0, max_tokens=80, stop=["\n\n", "\nprint"]):
         _say(piece)
-    _heading("\n\nA question, answered")
+    _heading("\n\nA middle, filled: what comes before it and after it is given")
+    middle = llm.infill(PREFIX, SUFFIX, temperature=0.0, max_tokens=40).text
+    _say(PREFIX + _bold(middle.rstrip("\n")) + "\n" + SUFFIX)
+    _heading("\nA question, answered")
     _say(f"> {QUESTION}\n")
     begin, count = time.perf_counter(), 0
     message = {"role": "user", "content": QUESTION}
@@ -46,8 +53,11 @@ def main() -> None:
 
 
 def _heading(text: str) -> None:
-    bold = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
-    _say(f"{bold[0]}{text}{bold[1]}\n")
+    _say(f"{_bold(text)}\n")
+
+
+def _bold(text: str) -> str:
+    return f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text
 
 
 def _say(text: str) -> None:

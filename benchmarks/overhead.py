@@ -1,4 +1,5 @@
-"""What a decode step costs beside the model: scheduling, sampling, log-probabilities and text.
+"""What a decode step costs beside the model: scheduling, sampling, log-probabilities, text, and the
+masks of constrained answers.
 
     python benchmarks/overhead.py [--model smollm2:135m] [--tokens 200] [--rounds 5] [--out NAME]
 
@@ -13,14 +14,19 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from codellama import CodeLlama
 from codellama.bench.machine import processor
+from codellama.engine.constrain import Grammars
+from codellama.engine.python_gap import PythonGap
+from codellama.engine.request import Constraint
 from codellama.engine.runner import Batch, Logits, Runner
 
+PROMPT = "def fib(n):"
 RESULTS = Path(__file__).parent / "results"
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -32,7 +38,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "greedy, repetition_penalty 1.1": {"repetition_penalty": 1.1},
     "greedy, logprobs 0": {"logprobs": 0},
     "greedy, logprobs 5": {"logprobs": 5},
+    "greedy, any JSON": {"form": "json"},
+    "greedy, a JSON schema": {"form": "schema"},
+    "greedy, a regular expression": {"form": "regex"},
+    "greedy, parses as Python": {"form": "python"},
 }
+SCHEMA = {"type": "object", "properties": {"names": {"type": "array", "items": {"type": "string"}}}}
 
 
 class Clocked:
@@ -52,18 +63,38 @@ class Clocked:
         return logits_RV
 
 
-def measure(llm: CodeLlama, tokens: int, way: dict[str, Any]) -> tuple[float, float]:
+def constraint(llm: CodeLlama, forms: Grammars, form: str | None) -> Constraint | None:
+    """A new one of a form, without end, so that answers are as long as any."""
+    if form == "python":
+        return PythonGap(
+            PROMPT, "\n", piece=llm.tokenizer.piece, vocab_size=llm.runner.vocab_size,
+            stop_ids=llm.tokenizer.stop_ids,
+        )  # fmt: skip
+    makers = {"json": forms.json, "schema": lambda: forms.json_schema(SCHEMA)}
+    makers["regex"] = lambda: forms.regex("([a-z]+ )*")
+    return makers[form]() if form else None
+
+
+def measure(
+    llm: CodeLlama, forms: Grammars, tokens: int, way: dict[str, Any]
+) -> tuple[float, float]:
     """(microseconds outside the model per token, share of the whole)"""
     runner = Clocked(llm.runner)
     fresh = CodeLlama(runner, llm.tokenizer, llm.config)
-    pieces = fresh.stream("def fib(n):", max_tokens=tokens, ignore_eos=True, seed=1, **way)
+    way = dict(way)
+    form = way.pop("form", None)
+    prompt = replace(fresh.prompts.completion(PROMPT), constraint=constraint(llm, forms, form))
+    keywords = {"max_tokens": tokens, "ignore_eos": form is None, "temperature": 0.0, "seed": 1}
+    pieces = fresh._stream(prompt, keywords | way)
     next(pieces)
     begin, before = time.perf_counter(), runner.seconds
     for _ in pieces:
         pass
     total = time.perf_counter() - begin
     outside = total - (runner.seconds - before)
-    return 1e6 * outside / tokens, outside / total
+    assert pieces.completion is not None
+    made = pieces.completion.usage.completion_tokens  # a constrained answer may end
+    return 1e6 * outside / made, outside / total
 
 
 def main() -> None:
@@ -74,11 +105,16 @@ def main() -> None:
     parser.add_argument("--out", default="", help="name of the result files; none: print only")
     args = parser.parse_args()
     llm = CodeLlama.load(args.model, context=args.tokens + 64)
-    measure(llm, args.tokens, {})
+    tokenizer = llm.tokenizer
+    forms = Grammars(
+        tokenizer.piece, tokenizer.vocab_size, vocab_size=llm.runner.vocab_size,
+        stop_ids=tokenizer.stop_ids, encode=lambda raw: tokenizer.encode(raw.decode()),
+    )  # fmt: skip
+    measure(llm, forms, args.tokens, {})
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
     for _ in range(args.rounds):
         for name, way in WAYS.items():
-            found[name].append(measure(llm, args.tokens, way))
+            found[name].append(measure(llm, forms, args.tokens, way))
     about = (
         f"{processor()}, {llm.runner.threads} threads, {llm.runner.isa}; {args.model}, vocabulary "
         f"{llm.runner.vocab_size:,}, {args.tokens} tokens, {args.rounds} rounds"

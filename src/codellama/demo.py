@@ -1,4 +1,4 @@
-"""What `make run` shows: a function completed, a middle filled, a question answered, how to go on."""
+"""What `make run` shows: a function completed, a middle filled, a question answered, what next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Go on:
   codellama run                                  talk to it (/? for help)
   codellama run "Explain list slicing"           one answer
   echo "def fib(n):" | codellama complete        complete code from standard input
-  codellama serve                                Ollama's, OpenAI's and llama.cpp's APIs, for editors
+  codellama serve                                for editors: three APIs on one port
   codellama show codellama-smol:135m             what the model is, and the memory it needs
   codellama pull codellama:7b-code               Code Llama itself (4 GB)
 The command is .venv/bin/codellama; `source .venv/bin/activate` puts it on the path.
@@ -26,8 +26,8 @@ The command is .venv/bin/codellama; `source .venv/bin/activate` puts it on the p
 def main() -> None:
     """Load the default model and stream both answers."""
     from codellama import CodeLlama
-    from codellama.cli.generate import DEFAULT_MODEL
     from codellama.hub import resolve
+    from codellama.hub.catalogue import DEFAULT_MODEL
 
     begin = time.perf_counter()
     llm = CodeLlama.load(resolve(DEFAULT_MODEL))

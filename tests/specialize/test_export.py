@@ -12,15 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama.errors import ModelFileError, NotFoundError
-from codellama.hub.places import shipped_adapter
+from codellama.errors import ModelFileError
 from codellama.model.llama import Llama
 from codellama.specialize.base import dead_slots, load_base
 from codellama.specialize.dataset import Document
 from codellama.specialize.export import save_adapter, trained_model
 from codellama.specialize.forward import packed_hidden
+from codellama.specialize.recipe import Lora
+from codellama.specialize.run import run_pipeline
+from codellama.specialize.stages import Pipeline
 from codellama.specialize.trainer import Trainer
 from codellama.weights.adapter import base_of, open_adapted, write_adapter
+from codellama.weights.adapter_file import Adapter, stacked
 from codellama.weights.export import export_gguf, export_hf, quantize_model
 from codellama.weights.load import open_model
 from codellama.weights.tensor import GGMLType
@@ -28,7 +31,7 @@ from codellama.weights.torch_model import load_llama
 from tiny_checkpoints import write_hf, write_sentencepiece
 
 from .conftest import TINY
-from .test_trainer import LORA, RECIPE, trainer
+from .test_trainer import FULL32, LORA, RECIPE, trainer
 
 IDS = [5, 300, 2, 8, 511, 42, 7]
 
@@ -126,6 +129,39 @@ def test_dead_slots_become_sentinels_and_an_adapter_carries_them(
     assert a.config == replace(b.config, name=a.config.name)
 
 
+def test_adapters_of_two_stages_are_one(
+    tiny_base: Path, documents: list[Document], tmp_path: Path
+) -> None:
+    path = dead_base(tiny_base, tmp_path / "dead.gguf")
+    lora = replace(LORA, name="talk", lora=Lora(rank=2, alpha=6), infilling=None)
+    pipeline = Pipeline(name="p", base="dead", stages=(replace(LORA, name="code"), lora))
+    done = run_pipeline(pipeline, FULL32, path, {"code": documents}, tmp_path / "run")
+    assert done.model is not None and done.adapter is not None
+    assert base_of(done.adapter) == str(path)
+    merged, trained = open_adapted(open_model(path), done.adapter), open_model(done.model)
+    first = open_adapted(open_model(path), tmp_path / "run" / "code" / "adapter.safetensors")
+    both, code = logits(load_llama(merged)), logits(load_llama(first))
+    assert torch.allclose(both, logits(load_llama(trained)), atol=2e-2)
+    assert not torch.allclose(both, code, atol=0.1)  # the second stage taught something
+    assert merged.tokenizer().infill == trained.tokenizer().infill is not None
+
+
+def test_adapters_that_change_different_things_are_stacked() -> None:
+    one = np.ones((1, 3), np.float16)
+    first = Adapter(
+        {"w.a": one, "w.b": one.T, "rows": one}, scale=2.0, rows=(7,), pieces=("x",), base="b"
+    )
+    second = Adapter(
+        {"w.a": 2 * one, "w.b": one.T, "v.a": one, "v.b": one.T, "rows": 3 * one},
+        scale=3.0, rows=(7,), pieces=("y",), name="n", rope_theta=5.0,
+    )  # fmt: skip
+    arrays, about = stacked(first, second)
+    assert np.array_equal(2 * arrays["w.b"] @ arrays["w.a"], np.full((3, 3), 2 * 1 + 3 * 2))
+    assert np.array_equal(2 * arrays["v.b"] @ arrays["v.a"], np.full((3, 3), 3))
+    assert (arrays["rows"] == 3).all() and (about["rows"], about["pieces"]) == ([7], ["y"])
+    assert (about["name"], about["base"], about["rope_theta"]) == ("n", "b", 5.0)
+
+
 def test_llama_2_s_vocabulary_grows_to_code_llama_s(tmp_path: Path) -> None:
     config = replace(TINY, tied=False, vocab_size=500)
     write_hf(tmp_path / "llama", config)
@@ -206,19 +242,3 @@ def test_an_adapter_is_loaded_by_its_path(
     llm = CodeLlama.load(adapter, device="cpu-torch", context=64)
     assert llm.config.name == "mine" and llm.config.infills
     assert llm.infill("def f(x):\n    ", "\n", max_tokens=3).finish_reason in ("length", "stop")
-
-
-def test_shipped_models_are_adapters_in_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from codellama.hub import resolve
-
-    place = shipped_adapter("codellama-smol:135m")
-    assert place.name == "codellama-smol-135m.safetensors" and place.parent.name == "adapters"
-    monkeypatch.setattr(
-        "codellama.hub.resolving.shipped_adapter", lambda name: tmp_path / f"{name}.safetensors"
-    )
-    with pytest.raises(NotFoundError, match="not part of this version"):
-        resolve("codellama-smol:135m")
-    (tmp_path / "codellama-smol:135m.safetensors").touch()
-    assert resolve("codellama-smol:135m").parent == tmp_path

@@ -136,7 +136,7 @@ def _folder(name: str, wish: Wish, decoding: Decoding) -> Path:
 
 def _model(wish: Wish) -> Model:
     from codellama.cli.evaluation_models import LazyModel, UrlModel
-    from codellama.cli.generate import DEFAULT_MODEL
+    from codellama.hub.catalogue import DEFAULT_MODEL
 
     if wish.url:
         if not wish.model:

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from codellama.cli.output import progress_bar
 from codellama.errors import NotFoundError, RequestError
+from codellama.hub.catalogue import DEFAULT_MODEL
 from codellama.repl import Repl, is_chat_model, timings
 
 if TYPE_CHECKING:
     from codellama import CodeLlama
     from codellama.api import TextIterator
 
-__all__ = ["DEFAULT_MODEL", "complete", "load", "parameters", "run"]
-
-DEFAULT_MODEL = "smollm2:135m"
+__all__ = ["complete", "load", "parameters", "run"]
 
 # The reference code's examples use 0.2 and 0.95 for instructions; code wants few surprises.
 TEMPERATURE, TOP_P = 0.2, 0.95

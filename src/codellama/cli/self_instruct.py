@@ -110,7 +110,7 @@ def self_instruct(
 
 def _model(model: str | None, url: str | None, context: int | None, threads: int | None) -> Model:
     from codellama.cli.evaluation_models import LazyModel, UrlModel
-    from codellama.cli.generate import DEFAULT_MODEL
+    from codellama.hub.catalogue import DEFAULT_MODEL
 
     if url is None:
         return LazyModel(model or DEFAULT_MODEL, context, threads)

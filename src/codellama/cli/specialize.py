@@ -62,8 +62,8 @@ def specialize(
     Example: codellama specialize smol-135m ./corpus --out ./run --export smol.gguf
     """
     _needs_torch()
-    from codellama.cli.generate import DEFAULT_MODEL
     from codellama.hub import resolve
+    from codellama.hub.catalogue import DEFAULT_MODEL
     from codellama.specialize.corpus.build import load_corpus
     from codellama.specialize.parallel import start_parallel
     from codellama.specialize.run import as_documents, run_pipeline

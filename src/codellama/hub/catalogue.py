@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from codellama.hub.names import Name, parse_name
 
 __all__ = [
+    "DEFAULT_MODEL",
     "EMBEDDED",
     "RESERVED",
     "Packaged",
@@ -65,6 +66,9 @@ EMBEDDED = Packaged(
 means this Q4_1 file and never Ollama's F16 file of the same name, so that everybody's default is
 the same bytes.
 """
+
+DEFAULT_MODEL = EMBEDDED.name
+"""What the command line takes where nobody chose a model."""
 
 RESERVED = ("codellama-smol:135m",)
 """Names kept for models that ship with the project itself; nothing else may take them."""

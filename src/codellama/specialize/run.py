@@ -4,7 +4,8 @@ with a gate after each.
     RUN/
     ├── NAME/                one folder a stage: data/, checkpoints/, log.jsonl, loss.svg
     │   ├── model.gguf       the stage's result, float32: what the next stage starts from
-    │   ├── adapter.safetensors     where the stage trained adapters
+    │   ├── adapter.safetensors     where it and all stages before it trained adapters: theirs
+    │   │                           stacked, on the pipeline's base
     │   └── result.json      bits per byte before and after
     └── …
 
@@ -32,6 +33,7 @@ from codellama.specialize.parallel import Parallel, agreed
 from codellama.specialize.recipe import Profile, Recipe
 from codellama.specialize.stages import Pipeline
 from codellama.specialize.trainer import StepRecord, Trainer
+from codellama.weights.adapter_file import read_own_adapter, stacked, write_adapter
 from codellama.weights.export import export_gguf
 from codellama.weights.files import atomic_file, read_json
 
@@ -112,7 +114,7 @@ def run_pipeline(
     train, test = held_out(corpus)
     started = time.monotonic()
     results: list[dict[str, Any]] = []
-    path = base_path
+    path, before = base_path, None
     place = folder
     for recipe in pipeline.stages:
         place = folder / recipe.name
@@ -120,13 +122,15 @@ def run_pipeline(
             left = None if seconds is None else seconds - (time.monotonic() - started)
             if left is not None and agreed(parallel, left <= 0):
                 return Outcome(False, None, None, tuple(results))
-            name = base_name or str(base_path) if path == base_path else str(path)
-            stage = _Stage(recipe, profile, path, train, test, place, name, parallel)
+            stage = _Stage(
+                recipe, profile, path, train, test, place, base_name or str(base_path), before,
+                parallel,
+            )  # fmt: skip
             if not stage.run(left, on_stage, on_step, on_warning):
                 return Outcome(False, None, None, tuple(results))
         results.append(read_json(place / "result.json"))
         _check_gate(pipeline, recipe, results[-1])
-        path = place / "model.gguf"
+        path, before = place / "model.gguf", place / "adapter.safetensors"
     adapter = place / "adapter.safetensors"
     return Outcome(True, path, adapter if adapter.is_file() else None, tuple(results))
 
@@ -140,6 +144,7 @@ class _Stage:
     test: Sets
     place: Path
     base_name: str
+    before: Path | None
     parallel: Parallel | None
 
     def run(
@@ -191,11 +196,16 @@ class _Stage:
             trained_model(base, trainer.new_rows, name=self.recipe.name),
             self.place / "model.gguf",
         )
-        if self.recipe.lora is not None:
-            save_adapter(
-                self.place / "adapter.safetensors", base, self.recipe.lora, trainer.new_rows,
-                self.recipe.name, base_name=self.base_name,
-            )  # fmt: skip
+        if self.recipe.lora is None or (self.before is not None and not self.before.is_file()):
+            return  # a stage that trained all weights left no adapter to stack on
+        target = self.place / "adapter.safetensors"
+        save_adapter(
+            target, base, self.recipe.lora, trainer.new_rows, self.recipe.name,
+            base_name=self.base_name,
+        )  # fmt: skip
+        if self.before is not None:
+            both = stacked(read_own_adapter(self.before), read_own_adapter(target))
+            write_adapter(target, *both)
 
     def _scores(self, base: Base) -> dict[str, float]:
         """Bits per byte of held-out documents, by set of the corpus."""

@@ -20,7 +20,7 @@ from codellama.specialize.recipe import Infilling, Lora, Optimizer, Profile, Rec
 
 __all__ = [
     "PROFILES", "RECIPES", "Gate", "Pipeline", "code", "instruct", "long_context", "pipeline",
-    "profile", "python", "smol_135m", "smol_instruct", "smol_long",
+    "profile", "python", "smol_135m", "smol_chat", "smol_instruct", "smol_long",
 ]  # fmt: skip
 
 CODE_MIX = (("code", 0.85), ("nl_code", 0.08), ("nl", 0.07))
@@ -209,6 +209,26 @@ def _smol(method: str) -> Pipeline:
     )
 
 
+def smol_chat(tokens: int = 150_000) -> Recipe:
+    """Instructions in adapters of rank 4, stacked on those of smol_135m: 22 MB together. Two fifths
+    of the tokens rehearse infilling (arXiv 2509.24637).
+    """
+    return replace(
+        smol_135m(tokens),
+        name="smol-chat-lora",
+        mix=(("instruct", 0.6), ("python", 0.4)),
+        optimizer=Optimizer(
+            learning_rate=5e-4, warmup=5, schedule="wsd", final_ratio=0.05, weight_decay=0.0
+        ),
+        lora=Lora(rank=4, alpha=8),
+    )
+
+
+def _smol_chat() -> Pipeline:
+    """Code with infilling, then instructions: the model that ships with the project."""
+    return Pipeline(name="smol-135m-chat", base="smollm2:135m", stages=(smol_135m(), smol_chat()))
+
+
 def _smol_whole() -> Pipeline:
     """All of Figure 2 on a laptop: code with infilling → long context → instruct."""
     stages = (smol_135m(method="full"), smol_long(), smol_instruct())
@@ -224,6 +244,7 @@ RECIPES: dict[str, Callable[[], Pipeline]] = {
     "smol-135m": partial(_smol, "lora"),
     "smol-135m-qlora": partial(_smol, "qlora"),
     "smol-135m-full": partial(_smol, "full"),
+    "smol-135m-chat": _smol_chat,
     "smol-135m-whole": _smol_whole,
 }
 

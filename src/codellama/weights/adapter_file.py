@@ -20,7 +20,7 @@ import numpy.typing as npt
 from codellama.errors import ModelFileError
 
 __all__ = [
-    "ADAPTER_TYPE", "Adapter", "Array", "base_of", "pack_adapter", "read_own_adapter",
+    "ADAPTER_TYPE", "Adapter", "Array", "base_of", "pack_adapter", "read_own_adapter", "stacked",
     "write_adapter",
 ]  # fmt: skip
 
@@ -65,6 +65,48 @@ def pack_adapter(arrays: Mapping[str, Array], about: Mapping[str, Any]) -> bytes
     from safetensors.numpy import save
 
     return save(dict(arrays), metadata={_KEY: json.dumps(dict(about))})
+
+
+def stacked(first: Adapter, second: Adapter) -> tuple[dict[str, Array], dict[str, Any]]:
+    """One adapter that does what `first` and then `second` do: arrays and header, for
+    `write_adapter`. Ranks add up: b·a + d·c = [b d]·[a; c].
+
+    Args:
+        second: of the model that `first` makes of its base.
+    """
+    arrays = dict(first.arrays)
+    ratio = second.scale / first.scale
+    for name in {key[:-2] for key in second.arrays if key.endswith((".a", ".b"))}:
+        a, b = second.arrays[f"{name}.a"], second.arrays[f"{name}.b"] * np.float32(ratio)
+        if f"{name}.a" in arrays:
+            a = np.concatenate([arrays[f"{name}.a"], a], axis=0)
+            b = np.concatenate([arrays[f"{name}.b"], b], axis=1)
+        arrays[f"{name}.a"], arrays[f"{name}.b"] = a.astype(ADAPTER_TYPE), b.astype(ADAPTER_TYPE)
+    rows, pieces = _stacked_rows(first, second, arrays)
+    theta = first.rope_theta if second.rope_theta is None else second.rope_theta
+    infill = first.infill if second.infill is None else second.infill
+    return arrays, {
+        "name": first.name if second.name is None else second.name,
+        "base": first.base,
+        "scale": first.scale,
+        "rows": rows,
+        "pieces": pieces,
+        "infill": None if infill is None else list(infill),
+        "rope_theta": theta,
+    }
+
+
+def _stacked_rows(
+    first: Adapter, second: Adapter, arrays: dict[str, Array]
+) -> tuple[list[int], list[str]]:
+    """Ids and pieces of both; a row of the second stands in for the first's."""
+    found: dict[int, tuple[str, Array]] = {}
+    for adapter in (first, second):
+        for place, (id, piece) in enumerate(zip(adapter.rows, adapter.pieces, strict=True)):
+            found[id] = piece, adapter.arrays["rows"][place]
+    if found:
+        arrays["rows"] = np.stack([row for _, row in found.values()]).astype(ADAPTER_TYPE)
+    return list(found), [piece for piece, _ in found.values()]
 
 
 def base_of(path: Path) -> str | None:

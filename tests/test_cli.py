@@ -17,6 +17,7 @@ import pytest
 
 from codellama.cli import main
 from codellama.cli.generate import split_words
+from codellama.hub.catalogue import DEFAULT_MODEL
 from codellama.weights.load import open_model
 from tiny_checkpoints import TINY, random_weights, write_meta, write_sentencepiece
 
@@ -147,15 +148,15 @@ def test_the_store(run: Run, smollm2_store: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("words", "model", "prompt"),
     [
-        (("Hi", "there"), "smollm2:135m", "Hi there"),
-        (("Hi there",), "smollm2:135m", "Hi there"),
-        (("why?",), "smollm2:135m", "why?"),
+        (("Hi", "there"), DEFAULT_MODEL, "Hi there"),
+        (("Hi there",), DEFAULT_MODEL, "Hi there"),
+        (("why?",), DEFAULT_MODEL, "why?"),
         (("smollm2:135m", "Hi"), "smollm2:135m", "Hi"),
         (("codellama", "Hi"), "codellama", "Hi"),
         (("codellama",), "codellama", None),
         (("mistral:7b",), "mistral:7b", None),
         (("./m.gguf",), "./m.gguf", None),
-        ((), "smollm2:135m", None),
+        ((), DEFAULT_MODEL, None),
     ],
 )
 def test_what_is_a_model_and_what_a_prompt(
@@ -170,7 +171,7 @@ def test_a_lone_word_that_may_be_either_says_both_readings(run: Run, stdin: byte
     assert (done.status, done.out) == (1, "")
     (line,) = done.err.splitlines()
     assert "no model 'Hi'" in line and "`codellama pull Hi`" in line
-    assert "`codellama run smollm2:135m Hi`" in line
+    assert f"`codellama run {DEFAULT_MODEL} Hi`" in line
 
 
 def test_a_misspelt_model_says_what_was_meant(run: Run) -> None:
@@ -178,7 +179,7 @@ def test_a_misspelt_model_says_what_was_meant(run: Run) -> None:
 
 
 def test_an_empty_store_says_what_to_do(run: Run) -> None:
-    assert "codellama pull smollm2:135m" in run("list").out
+    assert f"codellama pull {DEFAULT_MODEL}" in run("list").out
 
 
 WRONG = {

@@ -93,15 +93,16 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _place(sources: Sequence[Path]) -> Path:
-    """Where the merged file is kept. Files count by their paths, sizes and times of change: hashing
-    them would take as long as merging.
+    """Where the merged file is kept. Blobs count by their names, which are hashes of their bytes;
+    other files by path, size and time of change: hashing them would take as long as merging.
     """
     from codellama.hub.places import cache_home
 
     digest = hashlib.sha256(str(_VERSION).encode())
     for source in sources:
-        about = source.stat()
-        digest.update(f"\0{source.resolve()}\0{about.st_size}\0{about.st_mtime_ns}".encode())
+        about, place = source.stat(), source.resolve()
+        known = f"{place}\0{about.st_size}\0{about.st_mtime_ns}"
+        digest.update(f"\0{place.name if place.name.startswith('sha256-') else known}".encode())
     return cache_home() / "codellama" / "merged" / f"{digest.hexdigest()[:32]}.gguf"
 
 

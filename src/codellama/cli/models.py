@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from codellama.cli.output import human_bytes, progress_bar, table
 from codellama.errors import RequestError
+from codellama.hub.catalogue import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from codellama.weights.load import ModelFile
@@ -33,7 +34,7 @@ def list_models(*, as_json: bool) -> None:
         print(json.dumps([{f: getattr(e, f) for f in fields} for e in entries]))
         return
     if not entries:
-        print("no models here yet: codellama pull smollm2:135m")
+        print(f"no models here yet: codellama pull {DEFAULT_MODEL}")
         return
     rows = [(e.name, human_bytes(e.size), e.format, e.where, _age(e.modified)) for e in entries]
     print(table(rows, ("NAME", "SIZE", "FORMAT", "WHERE", "MODIFIED")))

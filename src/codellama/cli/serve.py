@@ -5,6 +5,7 @@ The server itself is codellama.serve; it is imported when the verb runs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -85,6 +86,7 @@ def serve(
             raise RequestError("--new-key needs --api-keys FILE to add it to")
         print(KeyFile(api_keys).add(new_key))
         return
+    _install(model)
     given: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -143,6 +145,15 @@ def ps(
         for m in models
     ]
     print(table(rows, ("NAME", "MEMORY", "CONTEXT", "UNTIL")) if rows else "no models are loaded")
+
+
+def _install(model: str | None) -> None:
+    """Have the default model in the store where its base is: the server lists what is there."""
+    from codellama.hub import resolve
+    from codellama.hub.catalogue import DEFAULT_MODEL
+
+    with contextlib.suppress(CodeLlamaError):
+        resolve(model or DEFAULT_MODEL)
 
 
 def _cache_folder() -> Path:

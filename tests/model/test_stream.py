@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from codellama.model.stream import TextStream
+from codellama.model.stream import TextStream, arrival
 
 
 class Cut:
@@ -109,3 +109,44 @@ def test_it_says_why_it_stopped(stop: list[str], max_lines: int | None, reason: 
     texts, stream = shown([b"a", b"\n", b"b", b"c"], stop, max_lines)
     assert stream.stop_reason == reason
     assert "c" not in "".join(texts)
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=TEXTS, places=PLACES, until=st.text(alphabet="ab\n", min_size=1, max_size=4))
+def test_it_ends_where_it_arrives(text: str, places: list[int], until: str) -> None:
+    for kept in (0, 1):
+        stream = TextStream(Cut(pieces := cut(text.encode(), places)), until=(until, kept))
+        got = "".join(stream.push(token) for token in range(len(pieces))) + stream.finish()
+        at = f"{text}\n".find(until)
+        assert got == (
+            text if at < 0 else f"{text}\n"[: at + kept] if at + kept <= len(text) else text
+        )
+
+
+@pytest.mark.parametrize(
+    ("middle", "suffix", "left"),
+    [
+        ("a = 1\n    return total\n    x", "    return total\n", "a = 1\n"),
+        ("a = 1\n    return total", "    return total", "a = 1\n"),  # the end of a line is the end
+        ("a = 1\n        return total\n", "    return total\n", None),  # another margin
+        ("a = 1\n    return totals\n", "    return total\n", None),
+        (
+            "a = 1\n    return total\n",
+            "\n    return total\n",
+            "a = 1",
+        ),  # the suffix has the newline
+        ("1\n\ndef other():\n    pass", "\n\ndef other():\n", "1"),
+        ("1\n}\n", "}\n", None),  # tells nothing
+        ("1\n==========\n", "==========\n", None),
+        ("1\n", "", None),
+        ("1\n", " )\n\n", None),  # the suffix goes on in the line of the cursor
+    ],
+)
+def test_a_middle_has_arrived_at_its_suffix(middle: str, suffix: str, left: str | None) -> None:
+    for places in ([], range(len(middle))):
+        stream = TextStream(
+            Cut(pieces := cut(middle.encode(), list(places))), until=arrival(suffix)
+        )
+        got = "".join(stream.push(token) for token in range(len(pieces))) + stream.finish()
+        assert got == (middle if left is None else left)
+        assert stream.stop_reason == (None if left is None else "suffix")

@@ -152,7 +152,14 @@ class CodeLlama:
         return self._answer([self.prompts.completion(prompt, heal=heal)], params, n=n)
 
     def infill(
-        self, prefix: str, suffix: str, *, order: Order = "auto", heal: bool = True, **params: Any
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        order: Order = "auto",
+        heal: bool = True,
+        until_suffix: bool = True,
+        **params: Any,
     ) -> Completion:
         """The middle between `prefix` and `suffix`.
 
@@ -160,14 +167,17 @@ class CodeLlama:
             order: "psm" (prefix first), "spm" (suffix first: a growing prefix stays in the cache),
                 or "auto": SPM, unless the prefix ends inside a word and `heal` is off.
             heal: with SPM, undo the token boundary at the end of the prefix.
+            until_suffix: end, too, where the answer begins to repeat the suffix: at its first line,
+                whole, if that has 8 letters or signs. Small models often go on and write it again.
 
         Raises:
             InfillingUnsupportedError: the model was not trained to infill.
             ContextOverflowError: prefix and suffix do not fit.
         """
-        return self._answer(
-            [self.prompts.infilling(prefix, suffix, order=order, heal=heal)], params
-        )[0]
+        prompt = self.prompts.infilling(
+            prefix, suffix, order=order, heal=heal, until_suffix=until_suffix
+        )
+        return self._answer([prompt], params)[0]
 
     def chat(self, messages: Sequence[Message], **params: Any) -> Completion:
         """The answer to messages {"role", "content"}, in the model's own chat format."""
@@ -180,10 +190,20 @@ class CodeLlama:
         return self._stream(self.prompts.completion(prompt, heal=heal), params)
 
     def stream_infill(
-        self, prefix: str, suffix: str, *, order: Order = "auto", heal: bool = True, **params: Any
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        order: Order = "auto",
+        heal: bool = True,
+        until_suffix: bool = True,
+        **params: Any,
     ) -> TextIterator:
         """`infill`, piece by piece."""
-        return self._stream(self.prompts.infilling(prefix, suffix, order=order, heal=heal), params)
+        prompt = self.prompts.infilling(
+            prefix, suffix, order=order, heal=heal, until_suffix=until_suffix
+        )
+        return self._stream(prompt, params)
 
     def stream_chat(self, messages: Sequence[Message], **params: Any) -> TextIterator:
         """`chat`, piece by piece."""

@@ -35,12 +35,20 @@ class Prompt:
         constraint: what enforces them.
         trim: leave out white space at the start, too: SentencePiece puts a space before an answer's
             first word.
+        until: what ends the answer besides; see model.stream.arrival.
     """
 
     ids: list[int]
     repeated: bytes = b""
     constraint: Constraint | None = None
     trim: bool = False
+    until: tuple[str, int] | None = None
+
+    def stream(self, tokenizer: Tokenizer, params: SamplingParams) -> TextStream:
+        """A new stream of the answer's text."""
+        return TextStream(
+            tokenizer, params.stop, params.max_lines, skip=self.repeated, until=self.until
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +178,7 @@ def answer_events(
         for prompt in prompts
     ]
     answers = [
-        Answer(
-            TextStream(tokenizer, params.stop, params.max_lines, skip=prompt.repeated),
-            tokenizer.vocab_size,
-            prompt.trim,
-        )
+        Answer(prompt.stream(tokenizer, params), tokenizer.vocab_size, prompt.trim)
         for prompt in prompts
         for _ in range(n)
     ]

@@ -8,6 +8,7 @@ engine and no HTTP.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,7 @@ from codellama.api.answers import Prompt
 from codellama.errors import InfillingUnsupportedError, RequestError
 from codellama.model import prompts
 from codellama.model.healing import Healing, Vocabulary
+from codellama.model.stream import arrival
 
 if TYPE_CHECKING:
     from codellama.model.tokenizer import Tokenizer
@@ -65,17 +67,24 @@ class Prompter:
         if self.infills:
             parts = prompts.parse_textual_infilling(prompt)
             if parts is not None:
-                return self.infilling(*parts, order="psm", heal=False)
+                return self.infilling(*parts, order="psm", heal=False, until_suffix=False)
             parts = prompts.parse_textual_suffix_first(prompt)
             if parts is not None:
-                return self.infilling(*parts, order="spm", heal=False)
+                return self.infilling(*parts, order="spm", heal=False, until_suffix=False)
         return self.healed(prompts.completion(self.tokenizer, prompt), heal)
 
     def infilling(
-        self, prefix: str, suffix: str, *, order: Order = "auto", heal: bool = True
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        order: Order = "auto",
+        heal: bool = True,
+        until_suffix: bool = True,
     ) -> Prompt:
         """The gap between two texts. "auto" is suffix first (a growing prefix stays in the cache),
-        unless the prefix ends inside a word and `heal` is off.
+        unless the prefix ends inside a word and `heal` is off. With `until_suffix` an answer ends,
+        too, where it begins to repeat the suffix.
         """
         if order not in ("auto", "psm", "spm"):
             raise RequestError(f"order is {order!r}: it must be 'auto', 'psm' or 'spm'")
@@ -86,8 +95,11 @@ class Prompter:
             )
         inside_word = prefix[-1:].isalnum() or prefix.endswith("_")
         if order == "psm" or (order == "auto" and inside_word and not heal):
-            return Prompt(prompts.infilling(self.tokenizer, prefix, suffix, order="psm"))
-        return self.healed(prompts.infilling(self.tokenizer, prefix, suffix, order="spm"), heal)
+            made = Prompt(prompts.infilling(self.tokenizer, prefix, suffix, order="psm"))
+        else:
+            ids = prompts.infilling(self.tokenizer, prefix, suffix, order="spm")
+            made = self.healed(ids, heal)
+        return replace(made, until=arrival(suffix)) if until_suffix else made
 
     def chat(self, messages: Sequence[Mapping[str, Any]], template: str | None = None) -> Prompt:
         """A conversation, in the model's own format or in that of another Jinja template."""

@@ -48,6 +48,9 @@ def evaluate(
     ] = None,
     order: Annotated[str | None, typer.Option(help="Infilling prompts: psm or spm.")] = None,
     heal: Annotated[bool, typer.Option("--heal", help="Token healing in infilling.")] = False,
+    until_suffix: Annotated[
+        bool, typer.Option("--until-suffix", help="End middles where they repeat the suffix.")
+    ] = False,
     length: Annotated[
         list[int] | None, typer.Option(min=64, help="Context length in tokens; repeatable.")
     ] = None,
@@ -111,6 +114,7 @@ def evaluate(
         limit=limit,
         order=order,  # type: ignore[arg-type]
         heal=heal,
+        until_suffix=until_suffix,
         lengths=tuple(length or ()),
         corpus=str(corpus) if corpus else None,
         max_tokens=max_tokens,

@@ -90,6 +90,7 @@ class LocalModel:
                         ask.suffix,
                         order=ask.order,
                         heal=ask.heal,
+                        until_suffix=ask.until_suffix,
                         **self._nth(params, i),
                     ).text
                     for i in range(n)

@@ -47,7 +47,9 @@ class Continue:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """The middle between two texts (paper §2.3). `heal` undoes the token boundary at its start."""
+    """The middle between two texts (paper §2.3). `heal` undoes the token boundary at its start;
+    `until_suffix` ends it where it begins to repeat the suffix, which the paper did not.
+    """
 
     prefix: str
     suffix: str
@@ -55,6 +57,7 @@ class Fill:
     heal: bool = False
     stop: tuple[str, ...] = ()
     max_tokens: int = 512
+    until_suffix: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ class Infilling(Suite):
         if self.baseline:
             return Continue(prefix, self.stop or ("\n" * 3,), min(longest, 64 * max(lines, 1)))
         order = self.options.order or "spm"
-        return Fill(prefix, suffix, order, self.options.heal, self.stop, longest)
+        options = self.options
+        return Fill(prefix, suffix, order, options.heal, self.stop, longest, options.until_suffix)
 
     def extract(self, problem: Problem, raw: Raw) -> str:
         """Of the baseline, as many lines as the gap has: it knows no end."""
@@ -62,7 +63,11 @@ class Infilling(Suite):
                 "of lines (the prefix-only baseline)"
             ]
         order = (self.options.order or "spm").upper()
-        return [f"prompts in {order} order, {'with' if self.options.heal else 'no'} token healing"]
+        healed = "with" if self.options.heal else "no"
+        notes = [f"prompts in {order} order, {healed} token healing"]
+        if self.options.until_suffix:
+            notes.append("answers end where they begin to repeat the suffix")
+        return notes
 
     def oracle(self, problem: Problem) -> Raw:
         middle: str = problem.data["canonical_solution"]

@@ -47,6 +47,7 @@ class Options:
         limit: the first so many problems, or None for all.
         order: infilling prompts; None takes SPM, and the prefix alone where a model cannot infill.
         heal: token healing at the start of a middle.
+        until_suffix: middles end, too, where they begin to repeat the suffix.
         lengths: context lengths in tokens, for the long-context suites.
         corpus: a folder of held-out code, for the suites that measure on one's own files.
     """
@@ -54,6 +55,7 @@ class Options:
     limit: int | None = None
     order: Order | None = None
     heal: bool = False
+    until_suffix: bool = False
     lengths: tuple[int, ...] = ()
     corpus: str | None = None
     max_tokens: int | None = None

@@ -11,15 +11,39 @@ import codecs
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-__all__ = ["TextStream"]
+__all__ = ["TextStream", "arrival"]
+
+StopReason = Literal["stop_string", "max_lines", "suffix"]
+
+_TELLING = 8  # characters of a line beside white space: `}`, `else:` and `pass` stand anywhere
 
 
 class Pieces(Protocol):
     def piece(self, token: int) -> bytes: ...
 
 
+def arrival(suffix: str) -> tuple[str, int] | None:
+    """What says that a middle has arrived at its suffix, as TextStream takes it: the suffix's first
+    line, whole, at the same margin. None where that line does not tell enough.
+
+    >>> arrival("    return total\\n")
+    ('\\n    return total\\n', 1)
+    """
+    line = next((each for each in suffix.split("\n") if each.strip()), "")
+    if len("".join(line.split())) < _TELLING or not any(map(str.isalpha, line)):
+        return None
+    lead = suffix[: suffix.index(line)]
+    if lead.strip("\n") or (lead and not suffix.startswith("\n")):
+        return None
+    return f"{lead or chr(10)}{line}\n", 0 if lead else 1
+
+
 class TextStream:
     """Text of one answer.
+
+    Args:
+        until: (text, n): an answer that has arrived at this text, a newline at the very end being
+            understood, ends after its first n characters. Infilling's: see `arrival`.
 
     What is pushed and then finished, joined, is the decoded text up to the first stop string or
     up to `max_lines` lines, whichever comes first, however the text was cut into tokens. Bytes
@@ -37,16 +61,18 @@ class TextStream:
         max_lines: int | None = None,
         *,
         skip: bytes = b"",
+        until: tuple[str, int] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(s for s in stop if s)
+        self._until = until
         self._max_lines = max_lines
         self._lines = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self._skip = len(skip)
         self.stopped = False
-        self.stop_reason: Literal["stop_string", "max_lines"] | None = None
+        self.stop_reason: StopReason | None = None
         self.stop_text = ""
 
     def push(self, token: int) -> str:
@@ -66,7 +92,7 @@ class TextStream:
 
     def _release(self, new: str, *, final: bool) -> str:
         text = self._held + new
-        end, reason = self._first_stop(text)
+        end, reason = self._first_stop(text, final=final)
         if end is not None:
             self.stopped, self.stop_reason, self._held = True, reason, ""
             if reason == "stop_string":
@@ -78,15 +104,18 @@ class TextStream:
         self._lines += shown.count("\n")
         return shown
 
-    def _first_stop(
-        self, text: str
-    ) -> tuple[int | None, Literal["stop_string", "max_lines"] | None]:
+    def _first_stop(self, text: str, *, final: bool) -> tuple[int | None, StopReason | None]:
         """Where the stop begins that is complete first, of several at once the longest: what a
         stream sees does not depend on how many characters come at a time.
         """
-        found: list[tuple[int, int, Literal["stop_string", "max_lines"]]] = [
+        found: list[tuple[int, int, StopReason]] = [
             (at + len(s), at, "stop_string") for s in self._stop if (at := text.find(s)) >= 0
         ]
+        if self._until is not None:
+            wanted, kept = self._until
+            at = (f"{text}\n" if final else text).find(wanted)
+            if at >= 0:
+                found.append((at + len(wanted), at + kept, "suffix"))
         line = self._last_line(text)
         if line is not None:
             found.append((line + 1, line, "max_lines"))
@@ -109,7 +138,7 @@ class TextStream:
     def _possible_stop(self, text: str) -> int:
         """Length of the longest ending of `text` with which some stop string begins."""
         longest = 0
-        for stop in self._stop:
+        for stop in self._stop if self._until is None else (*self._stop, self._until[0]):
             for n in range(min(len(stop) - 1, len(text)), longest, -1):
                 if text.endswith(stop[:n]):
                     longest = n

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from codellama.api.answers import Answer, Completion, Prompt
 from codellama.engine.request import Request, SamplingParams, TokenEvent, TokenLogprob
 from codellama.errors import CodeLlamaError
-from codellama.model.stream import TextStream
 from codellama.model.tokenizer import Tokenizer
 
 __all__ = ["Budget", "Delta", "Finish", "Job", "Timings"]
@@ -126,11 +125,7 @@ class Job:
         self._sent = [0] * self.n
         self._answers = [
             Answer(
-                TextStream(
-                    tokenizer, self.params.stop, self.params.max_lines, skip=self.prompt.repeated
-                ),
-                tokenizer.vocab_size,
-                self.prompt.trim,
+                self.prompt.stream(tokenizer, self.params), tokenizer.vocab_size, self.prompt.trim
             )
             for _ in range(self.n)
         ]

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from codellama.api.answers import Prompt
+from codellama.api.prompting import Order
 from codellama.engine.request import Constraint, SamplingParams, TokenLogprob
 from codellama.errors import CodeLlamaError
 from codellama.model.templates import encode_marked
@@ -147,7 +148,12 @@ def _gap(lease: Lease, body: InfillOptions, *, heals: bool) -> tuple[Prompt, int
     order = body.order or "auto"
     if order not in ("auto", "psm", "spm"):
         raise StatusError(400, f"order is {order[:20]!r}: it must be auto, psm or spm")
-    made = prompts.infilling(prefix, suffix, order=order, heal=heals)  # type: ignore[arg-type]
+
+    def fill(before: str) -> Prompt:
+        wish: Order = order  # type: ignore[assignment]
+        return prompts.infilling(before, suffix, order=wish, heal=heals, until_suffix=heals)
+
+    made = fill(prefix)
     chunks = [SNIPPET + extra.text for extra in body.input_extra or [] if extra.text]
     if not chunks:
         return made, 0
@@ -160,9 +166,7 @@ def _gap(lease: Lease, body: InfillOptions, *, heals: bool) -> tuple[Prompt, int
         kept.insert(0, chunk)
     if not kept:
         return made, len(chunks)
-    context = "".join(kept) + SNIPPET
-    made = prompts.infilling(context + prefix, suffix, order=order, heal=heals)  # type: ignore[arg-type]
-    return made, len(chunks) - len(kept)
+    return fill("".join(kept) + SNIPPET + prefix), len(chunks) - len(kept)
 
 
 async def _constraint(lease: Lease, body: CompletionOptions) -> Constraint | None:

@@ -143,7 +143,7 @@ def _prompt(
 ) -> Prompt:
     prompts = lease.loaded.prompts
     if suffix and isinstance(text, str):
-        return prompts.infilling(text, suffix, order=order, heal=heals)
+        return prompts.infilling(text, suffix, order=order, heal=heals, until_suffix=heals)
     if isinstance(text, str) and not text:
         bos = prompts.tokenizer.bos_id
         return Prompt([bos if bos is not None else min(prompts.tokenizer.stop_ids)])

@@ -110,3 +110,12 @@ def test_without_a_cache_it_is_merged_in_memory(base: Path, tmp_path: Path) -> N
 def test_other_files_are_opened_as_they_are(base: Path, tmp_path: Path) -> None:
     assert open_merged(base).path == base
     assert open_merged(tmp_path / "hf" / "model.safetensors").config.dim == SMALL.dim
+
+
+def test_only_the_last_few_are_kept(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merged, "_MOST", 2)
+    for scale in (1.0, 2.0, 3.0):
+        open_merged(adapter(base, tmp_path / "mine.safetensors", scale))
+    assert len(kept(tmp_path)) == 2

@@ -227,11 +227,12 @@ def test_headers_of_adapters_are_checked(
 
 
 def test_an_adapter_is_loaded_by_its_path(
-    tiny_base: Path, documents: list[Document], tmp_path: Path
+    tiny_base: Path, documents: list[Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """CodeLlama.load finds the base, merges, and infills."""
     from codellama import CodeLlama
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = dead_base(tiny_base, tmp_path / "dead.gguf")
     run, _ = trainer(path, documents, None, recipe=LORA)
     run.train(until=1)

@@ -29,6 +29,7 @@ _VERSION = 2
 
 _LARGEST = 1 << 30  # bytes of a file that is worth its place; reading it takes as long as merging
 _UNUSED_S = 30 * 86400.0  # a kept file that nobody opened for so long is removed
+_MOST = 8  # files that are kept
 
 
 def open_merged(path: Path) -> ModelFile:
@@ -107,8 +108,14 @@ def _place(sources: Sequence[Path]) -> Path:
 
 
 def _forget_unused(folder: Path) -> None:
-    """Remove what nobody opened for long; a file in use stays readable."""
-    for other in folder.glob("*.gguf"):
+    """Remove what nobody opened for long, and all but the last few; a file in use stays
+    readable.
+    """
+    used: list[tuple[float, Path]] = []
+    for path in folder.glob("*.gguf"):
         with contextlib.suppress(OSError):
-            if time.time() - other.stat().st_mtime > _UNUSED_S:
-                other.unlink()
+            used.append((path.stat().st_mtime, path))
+    for place, (at, path) in enumerate(sorted(used, reverse=True)):
+        if place >= _MOST or time.time() - at > _UNUSED_S:
+            with contextlib.suppress(OSError):
+                path.unlink()

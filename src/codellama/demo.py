@@ -8,8 +8,8 @@ import time
 __all__ = ["main"]
 
 FUNCTION = "def largest(numbers):\n    best = numbers[0]\n    for"
-PREFIX = "def total(prices, discount=0):\n    result = 0\n    for price in prices:\n"
-SUFFIX = "    return result - discount\n"
+PREFIX = "def mean(values):\n    total = 0\n    for value in values:\n"
+SUFFIX = "    return total / len(values)\n"
 QUESTION = "What does the enumerate function do in Python? Answer in two sentences."
 NEXT = """
 Go on:

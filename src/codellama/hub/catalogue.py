@@ -67,7 +67,7 @@ means this Q4_1 file and never Ollama's F16 file of the same name, so that every
 the same bytes.
 """
 
-DEFAULT_MODEL = EMBEDDED.name
+DEFAULT_MODEL = "codellama-smol:135m"
 """What the command line takes where nobody chose a model."""
 
 RESERVED = ("codellama-smol:135m",)

@@ -4,7 +4,8 @@
         --data FOLDER --limit 200 --out curve
 
 HumanEval's single lines (exact match of the stripped line, nothing is run), in PSM and in SPM with
-token healing, greedy, and how many answers ended with EOT; the base answers from the prefix alone.
+token healing, greedy, as `infill` gives them: an answer that begins to repeat the suffix ends. And
+how many answers ended within 64 tokens; the base answers from the prefix alone.
 All read the same problems, a fixed draw of --limit. Writes OUT.json, OUT.md and OUT.svg; what is in
 OUT.json already is not asked again. --controls NAME=MODEL adds finished models to the table.
 Does not judge by tests: `codellama evaluate humaneval-infilling-single-line` does.

@@ -12,6 +12,8 @@ from codellama import CodeLlama, errors
 from codellama.engine.engine import Engine
 from codellama.engine.request import Request, SamplingParams
 from codellama.engine.scheduler import SchedulerConfig
+from codellama.hub.catalogue import DEFAULT_MODEL
+from codellama.hub.places import shipped_adapter
 
 pytestmark = pytest.mark.weights
 
@@ -143,3 +145,17 @@ def test_what_it_cannot(llm: CodeLlama) -> None:
         llm.infill("def f():", "return 1")
     with pytest.raises(errors.ContextOverflowError, match="1024"):
         llm.complete([1] * 1024)
+
+
+def test_the_model_that_ships_fills_a_middle(
+    smollm2_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its adapter is in the package, its base in a store of its own."""
+    (tmp_path / smollm2_path.name).symlink_to(smollm2_path)
+    monkeypatch.setenv("CODELLAMA_MODELS", str(tmp_path))
+    assert shipped_adapter(DEFAULT_MODEL).stat().st_size <= 25e6
+    llm = CodeLlama.load(DEFAULT_MODEL, device="cpu", context=256)
+    prefix = "def mean(values):\n    total = 0\n    for value in values:\n"
+    for order in ("psm", "spm"):
+        middle = llm.infill(prefix, "    return total / len(values)\n", order=order, max_tokens=32)
+        assert middle.text.strip() == "total += value" and middle.finish_reason == "stop"

@@ -179,7 +179,9 @@ def complete(
     context: int | None,
     threads: int | None,
 ) -> None:
-    """The prefix comes on stdin, whole and untouched: its last newline matters to a code model."""
+    """The prefix comes on stdin, whole and untouched. What is typed at may end inside a token (a
+    newline and the indentation after it are one): that boundary is undone.
+    """
     suffix = None
     if suffix_file is not None:
         try:
@@ -194,7 +196,7 @@ def complete(
     llm = load(model or DEFAULT_MODEL, context=context, threads=threads)
     if as_json:
         done = (
-            llm.complete(prefix, **params)
+            llm.complete(prefix, heal=True, **params)
             if suffix is None
             else llm.infill(prefix, suffix, **params)
         )
@@ -206,7 +208,7 @@ def complete(
         print(json.dumps({**answer, "tokens": list(done.tokens)}))
         return
     write(
-        llm.stream(prefix, **params)
+        llm.stream(prefix, heal=True, **params)
         if suffix is None
         else llm.stream_infill(prefix, suffix, **params)
     )

@@ -201,6 +201,14 @@ class TestInfilling:
         out = llm.infill("ab:", "cd")
         assert (out.text, out.finish_reason) == (" + 1", "stop")
 
+    def test_it_ends_where_it_begins_to_repeat_the_suffix(self) -> None:
+        prefix, suffix, said = "ab:", "return x + 1\n", "\ny\nreturn x + 1\nz"
+        for until, middle in ((True, "\ny\n"), (False, said)):
+            llm = llm_of(scripted(SIZE, [*said.encode(), 263], 4 + len(prefix + suffix)))
+            given = {"order": "psm", "until_suffix": until, "temperature": 0.0}
+            assert llm.infill(prefix, suffix, **given).text == middle
+            assert "".join(llm.stream_infill(prefix, suffix, **given)) == middle
+
     def test_inside_a_word_without_healing_the_prefix_comes_first(self) -> None:
         llm = llm_of()
         llm.infill("for i in enu", "x", heal=False, max_tokens=1)

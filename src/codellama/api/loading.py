@@ -91,9 +91,9 @@ def _draft_runner(
 ) -> Runner:
     """A draft model; its ids must mean what the large model's do."""
     from codellama.hub import resolve
-    from codellama.weights.load import check_memory, open_model
+    from codellama.weights.load import check_memory
 
-    model_file = open_model(resolve(name_or_path))
+    model_file = open_merged(resolve(name_or_path))
     own, known = model_file.tokenizer(), tokenizer.vocab_size
     same = model_file.config.vocab_size == vocab_size and own.vocab_size == known
     if not same or any(own.piece(id) != tokenizer.piece(id) for id in range(known)):

@@ -67,11 +67,11 @@ means this Q4_1 file and never Ollama's F16 file of the same name, so that every
 the same bytes.
 """
 
-DEFAULT_MODEL = "codellama-smol:135m"
-"""What the command line takes where nobody chose a model."""
-
 RESERVED = ("codellama-smol:135m",)
 """Names kept for models that ship with the project itself; nothing else may take them."""
+
+DEFAULT_MODEL = RESERVED[0]
+"""What the command line takes where nobody chose a model."""
 
 _SIZES = ("7b", "13b", "34b", "70b")
 _VARIANTS = ("instruct", "code", "python")

@@ -33,7 +33,7 @@ def arrival(suffix: str) -> tuple[str, int] | None:
     if len("".join(line.split())) < _TELLING or not any(map(str.isalpha, line)):
         return None
     lead = suffix[: suffix.index(line)]
-    if lead.strip("\n") or (lead and not suffix.startswith("\n")):
+    if lead.strip("\n"):  # white space: the suffix goes on in the line of the cursor
         return None
     return f"{lead or chr(10)}{line}\n", 0 if lead else 1
 

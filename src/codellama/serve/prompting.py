@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from codellama.api.answers import Prompt
@@ -89,7 +89,7 @@ def generate_prompt(loaded: Loaded, body: GenerateRequest, *, heal: bool = True)
     vocab_size = loaded.parts.runner.vocab_size
     if any(not 0 <= id < vocab_size for id in body.context):
         raise StatusError(400, "context holds ids outside the vocabulary")
-    return Prompt([*body.context, *made.ids], made.repeated, made.constraint, made.trim)
+    return replace(made, ids=[*body.context, *made.ids])
 
 
 def _turns(loaded: Loaded, template: str, messages: list[dict[str, str]]) -> Prompt:

@@ -10,11 +10,12 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from codellama.cli import main
-from codellama.errors import CodeLlamaError
+from codellama.errors import CodeLlamaError, RequestError
 from codellama.model.tokenizer import Tokenizer
 from codellama.specialize.base import load_base
 from codellama.specialize.dataset import Document, build_dataset
@@ -49,6 +50,35 @@ def test_stages_follow_each_other_and_resume(
     count = len(records)
     again = run_pipeline(*arguments, tmp_path, on_step=records.append)
     assert again == done and len(records) == count
+
+
+def test_an_adapter_is_trained_on(
+    tiny_base: Path, documents: list[Document], tmp_path: Path
+) -> None:
+    corpus, slow = {"code": documents}, replace(LORA.optimizer, learning_rate=1e-9)
+    first = Pipeline(name="p", base="tiny", stages=(LORA,))
+    trained = run_pipeline(first, FULL32, tiny_base, corpus, tmp_path / "first")
+    assert trained.adapter is not None and trained.model is not None
+    second = Pipeline(name="p", base="tiny", stages=(replace(LORA, optimizer=slow),))
+    arguments = (second, FULL32, tiny_base, corpus)
+    more = run_pipeline(*arguments, tmp_path / "more", adapter=trained.adapter)
+    assert more.model is not None
+    old, new = open_model(trained.model), open_model(more.model)
+    for name in old.names:  # the same model, but for the adapter file's float16
+        now, then = (model.tensor(name).data.view("f4") for model in (new, old))
+        np.testing.assert_allclose(now, then, rtol=1e-3, atol=1e-5)
+    assert LORA.lora is not None
+    wider = replace(LORA, lora=replace(LORA.lora, rank=LORA.lora.rank + 1))
+    with pytest.raises(RequestError, match="must have one rank"):
+        run_pipeline(
+            replace(first, stages=(wider,)), FULL32, tiny_base, corpus, tmp_path / "wider",
+            adapter=trained.adapter,
+        )  # fmt: skip
+    with pytest.raises(RequestError, match="trains all weights"):
+        run_pipeline(
+            replace(first, stages=(RECIPE,)), FULL32, tiny_base, corpus, tmp_path / "full",
+            adapter=trained.adapter,
+        )  # fmt: skip
 
 
 def test_a_gate_stops_the_next_stage(

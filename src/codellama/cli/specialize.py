@@ -37,6 +37,9 @@ def specialize(
     base: Annotated[
         str | None, typer.Option(help="Model to start from.", show_default="the recipe's")
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Go on training this adapter of the base.")
+    ] = None,
     tokens: Annotated[
         int | None, typer.Option(help="Tokens of every stage.", show_default="the recipe's")
     ] = None,
@@ -79,7 +82,7 @@ def specialize(
     try:
         outcome = run_pipeline(
             chosen, machine, resolve(base or chosen.base or DEFAULT_MODEL), sets, out,
-            base_name=base or chosen.base, parallel=parallel,
+            base_name=base or chosen.base, adapter=adapter, parallel=parallel,
             seconds=None if minutes is None else 60 * minutes,
             on_stage=view.stage if speaks else None, on_step=view.step, on_warning=view.warn,
         )  # fmt: skip

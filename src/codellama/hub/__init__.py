@@ -24,11 +24,12 @@ from codellama.hub.resolving import resolve
 if TYPE_CHECKING:
     from codellama.hub.describe import ModelInfo, info
     from codellama.hub.layout import ModelEntry
-    from codellama.hub.verbs import copy, disk_usage, list_models, pull, remove
+    from codellama.hub.verbs import borrow, copy, disk_usage, list_models, pull, remove
 
 __all__ = [
     "ModelEntry",
     "ModelInfo",
+    "borrow",
     "copy",
     "disk_usage",
     "info",
@@ -43,7 +44,7 @@ _HOME = {
     "ModelEntry": "layout",
     "ModelInfo": "describe",
     "info": "describe",
-    **dict.fromkeys(("copy", "disk_usage", "list_models", "pull", "remove"), "verbs"),
+    **dict.fromkeys(("borrow", "copy", "disk_usage", "list_models", "pull", "remove"), "verbs"),
 }
 
 

@@ -194,10 +194,14 @@ class Store(Layout):
         """Give a manifest another name. Blobs of another tool's store are linked, never copied."""
         if embedded(target) or str(target).lower() in RESERVED:
             raise RequestError(f"{target} is the name of a model of this project: choose another")
-        for layer in parse_manifest(raw).files:
-            self._borrow(layer, source)
+        self.borrow(parse_manifest(raw), source)
         if self.commit(target, raw):
             raise ModelFileError("files of the model were removed while it was copied: try again")
+
+    def borrow(self, manifest: Manifest, source: Layout) -> None:
+        """Have every blob of a model here, linked, under no name: `sweep` spares it for a month."""
+        for layer in manifest.files:
+            self._borrow(layer, source)
 
     def embedded_manifest(self) -> bytes:
         """A manifest for the embedded default, which has none on disk, so that it can be copied

@@ -1,4 +1,4 @@
-"""The hub's verbs but for `resolve`: pull, list_models, remove, copy, disk_usage.
+"""The hub's verbs but for `resolve`: pull, list_models, remove, copy, borrow, disk_usage.
 
 Everything that needs HTTP is imported by `pull` alone. Does not open model files: weights/ says
 whether one can be used.
@@ -23,7 +23,7 @@ from codellama.hub.lookup import (
     not_found,
     ollama_stores,
 )
-from codellama.hub.manifest import MANIFEST_LIMIT
+from codellama.hub.manifest import MANIFEST_LIMIT, Manifest, parse_manifest
 from codellama.hub.names import Name, looks_like_path, parse_name
 from codellama.hub.places import store_dir
 from codellama.hub.store import Store
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from codellama.hub.download import Progress
     from codellama.hub.transport import Transport
 
-__all__ = ["copy", "disk_usage", "list_models", "pull", "remove"]
+__all__ = ["borrow", "copy", "disk_usage", "list_models", "pull", "remove"]
 
 
 def pull(
@@ -119,18 +119,35 @@ def copy(source: str, destination: str) -> None:
     """
     if looks_like_path(destination):
         raise RequestError(f"{destination!r} is a path: give a model name such as my-model:latest")
-    target = parse_name(destination)
+    target, store = parse_name(destination), Store(store_dir())
+    raw, layout = _manifest(source, store)
+    store.copy(raw, layout, target)
+
+
+def borrow(source: str) -> Manifest:
+    """Have the blobs of a model on this machine in our store, linked, for a manifest to be made of
+    them. Gives it no name, so nothing is listed that a crash could leave behind.
+
+    Raises as `copy` does.
+    """
     store = Store(store_dir())
+    raw, layout = _manifest(source, store)
+    manifest = parse_manifest(raw)
+    store.borrow(manifest, layout)
+    return manifest
+
+
+def _manifest(source: str, store: Store) -> tuple[bytes, Layout]:
+    """A local model's manifest, and the store that has its blobs."""
     found = find(source, store)
     if found.name == EMBEDDED.name and found.where == store.where:
-        store.copy(store.embedded_manifest(), store, target)
-    elif found.layout is None or found.manifest_path is None:
+        return store.embedded_manifest(), store
+    if found.layout is None or found.manifest_path is None:
         raise RequestError(
             f"{source} lies outside the store ({found.where}): use it by that name or path"
         )
-    else:
-        found.path(store)  # a damaged model is not worth a second name
-        store.copy(read_bounded(found.manifest_path, MANIFEST_LIMIT), found.layout, target)
+    found.path(store)  # a damaged model is not worth a second name
+    return read_bounded(found.manifest_path, MANIFEST_LIMIT), found.layout
 
 
 def disk_usage() -> int:

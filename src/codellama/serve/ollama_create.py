@@ -141,17 +141,7 @@ def _base_layers(store: Store, info: hub.ModelInfo) -> list[Layer]:
     """The layers of a local model, its blobs borrowed into our store."""
     if not info.layers:
         return [_borrowed(store, info.path)]
-    scratch = parse_name(f"codellama-create/{os.urandom(8).hex()}")
-    hub.copy(info.name, str(scratch))  # links every blob, of any store, into ours
-    manifest = store.find(scratch)
-    assert manifest is not None
-    try:
-        return list(manifest.layers)
-    finally:
-        # The blobs stay while the new manifest is written: sweep spares what is young.
-        found = store.locate(scratch)
-        if found:
-            found[1].unlink()
+    return list(hub.borrow(info.name).layers)
 
 
 def _borrowed(store: Store, path: Path) -> Layer:

@@ -19,12 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codellama.errors import RequestError
 from codellama.model.llama import Llama
 from codellama.specialize.recipe import Lora
+from codellama.weights.adapter_file import Adapter
 from codellama.weights.blocks import dequantize
 from codellama.weights.tensor import Tensor as Stored
 
-__all__ = ["LoraLinear", "NewRows", "add_lora", "lora_layers"]
+__all__ = ["LoraLinear", "NewRows", "add_lora", "lora_layers", "start_from"]
 
 _ATTENTION, _FEED_FORWARD = ("wq", "wk", "wv", "wo"), ("w1", "w2", "w3")
 
@@ -146,3 +148,31 @@ def lora_layers(model: Llama) -> Iterator[tuple[str, LoraLinear]]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLinear):
             yield f"{name}.weight", module
+
+
+@torch.no_grad()
+def start_from(model: Llama, rows: NewRows | None, adapter: Adapter) -> None:
+    """Let adapters and new rows begin as `adapter` has them, so that its training goes on.
+
+    Raises RequestError where it is of another shape than what is to be trained.
+    """
+    layers = dict(lora_layers(model))
+    names = {f"{name}.{part}" for name in layers for part in "ab"}
+    if names != set(adapter.arrays) - {"rows"}:
+        raise RequestError("the adapter to start from has other matrices than the recipe trains")
+    for name, layer in layers.items():
+        ratio = adapter.scale / layer.scale
+        for own, part, times in ((layer.a, "a", 1.0), (layer.b, "b", ratio)):
+            start = torch.from_numpy(np.array(adapter.arrays[f"{name}.{part}"], np.float32))
+            if start.shape != own.shape:
+                raise RequestError(
+                    f"the adapter to start from has {name}.{part} of {tuple(start.shape)}, the "
+                    f"recipe trains {tuple(own.shape)}: they must have one rank"
+                )
+            own.copy_(start * times)
+    if rows is None or not adapter.rows:
+        return
+    if tuple(rows.ids.tolist()) != adapter.rows:
+        raise RequestError("the adapter to start from has other new tokens than the recipe trains")
+    rows.rows.copy_(torch.from_numpy(np.array(adapter.arrays["rows"], np.float32)))
+    rows.sync()

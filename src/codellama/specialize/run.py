@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from codellama.errors import CodeLlamaError
+from codellama.errors import CodeLlamaError, RequestError
 from codellama.specialize.base import Base, load_base
 from codellama.specialize.corpus.readers import CHAT
 from codellama.specialize.corpus.record import Record
@@ -33,7 +33,7 @@ from codellama.specialize.parallel import Parallel, agreed
 from codellama.specialize.recipe import Profile, Recipe
 from codellama.specialize.stages import Pipeline
 from codellama.specialize.trainer import StepRecord, Trainer
-from codellama.weights.adapter_file import read_own_adapter, stacked, write_adapter
+from codellama.weights.adapter_file import Adapter, read_own_adapter, stacked, write_adapter
 from codellama.weights.export import export_gguf
 from codellama.weights.files import atomic_file, read_json
 
@@ -94,6 +94,7 @@ def run_pipeline(
     folder: Path,
     *,
     base_name: str = "",
+    adapter: Path | None = None,
     parallel: Parallel | None = None,
     seconds: float | None = None,
     on_stage: Callable[[Recipe, Trainer], None] | None = None,
@@ -104,6 +105,7 @@ def run_pipeline(
 
     Args:
         base_name: by which others find the base; adapters carry it.
+        adapter: of the base, from an earlier run: the first stage goes on training it.
         parallel: this process among others that run the same pipeline.
         seconds: stop after about so long, with a checkpoint; None runs to the end.
 
@@ -116,6 +118,9 @@ def run_pipeline(
     results: list[dict[str, Any]] = []
     path, before = base_path, None
     place = folder
+    start = None if adapter is None else read_own_adapter(adapter)
+    if start is not None and pipeline.stages[0].lora is None:
+        raise RequestError(f"{pipeline.stages[0].name} trains all weights, not an adapter")
     for recipe in pipeline.stages:
         place = folder / recipe.name
         if not (place / "result.json").is_file():
@@ -124,13 +129,13 @@ def run_pipeline(
                 return Outcome(False, None, None, tuple(results))
             stage = _Stage(
                 recipe, profile, path, train, test, place, base_name or str(base_path), before,
-                parallel,
+                parallel, start,
             )  # fmt: skip
             if not stage.run(left, on_stage, on_step, on_warning):
                 return Outcome(False, None, None, tuple(results))
         results.append(read_json(place / "result.json"))
         _check_gate(pipeline, recipe, results[-1])
-        path, before = place / "model.gguf", place / "adapter.safetensors"
+        path, before, start = place / "model.gguf", place / "adapter.safetensors", None
     adapter = place / "adapter.safetensors"
     return Outcome(True, path, adapter if adapter.is_file() else None, tuple(results))
 
@@ -146,6 +151,7 @@ class _Stage:
     base_name: str
     before: Path | None
     parallel: Parallel | None
+    adapter: Adapter | None
 
     def run(
         self,
@@ -165,7 +171,7 @@ class _Stage:
             )  # fmt: skip
         trainer = Trainer(
             base, recipe, self.profile, data, self.place,
-            parallel=self.parallel, on_step=on_step, on_warning=on_warning,
+            parallel=self.parallel, start=self.adapter, on_step=on_step, on_warning=on_warning,
         )  # fmt: skip
         if on_stage is not None:
             on_stage(recipe, trainer)

@@ -30,10 +30,11 @@ from codellama.specialize.checkpoint import latest, load_checkpoint, save_checkp
 from codellama.specialize.compiled import compile_loss, pays
 from codellama.specialize.dataset import Dataset, Row
 from codellama.specialize.forward import PackedLoss
-from codellama.specialize.lora import NewRows, add_lora
+from codellama.specialize.lora import NewRows, add_lora, start_from
 from codellama.specialize.optimizer import MasterAdamW, learning_rate
 from codellama.specialize.parallel import Parallel, agreed, unshard
 from codellama.specialize.recipe import Profile, Recipe
+from codellama.weights.adapter_file import Adapter
 
 __all__ = ["DivergedError", "StepRecord", "Trainer"]
 
@@ -60,6 +61,7 @@ class Trainer:
     Args:
         folder: of the run: checkpoints/ and log.jsonl. None keeps nothing (short experiments).
         parallel: the other processes, where there are any.
+        start: the adapter whose training goes on; None begins a new one.
         on_step, on_warning: told of every step; of a checkpoint that could not be written.
 
     Attributes:
@@ -77,6 +79,7 @@ class Trainer:
         folder: Path | None,
         *,
         parallel: Parallel | None = None,
+        start: Adapter | None = None,
         on_step: Callable[[StepRecord], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
     ) -> None:
@@ -87,7 +90,7 @@ class Trainer:
         if profile.threads is not None:
             torch.set_num_threads(profile.threads)
         self.device = torch.device(profile.device)
-        self.new_rows = self._prepare()
+        self.new_rows = self._prepare(start)
         self.module = PackedLoss(base.model, self.new_rows, recompute=profile.recompute)
         if parallel is not None:
             parallel.shard(self.module, recipe)
@@ -97,13 +100,20 @@ class Trainer:
         self.optimizer = MasterAdamW(trainable, recipe.optimizer)
         self.steps = max(1, len(dataset.plan) // recipe.rows)
         self.step = self.tokens = self.last_tokens = 0
-        self.key = hashlib.sha256(
-            f"{recipe.key}\0{base.model.config}\0{dataset.tokens}\0{len(dataset.plan)}".encode()
-        ).hexdigest()[:16]
+        self.key = self._key(start)
         self._resume()
         self._compile()
 
-    def _prepare(self) -> NewRows | None:
+    def _key(self, start: Adapter | None) -> str:
+        """16 hex digits of all that the steps follow from."""
+        plan = self.dataset.plan
+        about = f"{self.recipe.key}\0{self.base.model.config}\0{self.dataset.tokens}\0{len(plan)}"
+        digest = hashlib.sha256(about.encode())
+        for name in sorted(start.arrays) if start is not None else ():
+            digest.update(np.ascontiguousarray(start.arrays[name]).tobytes())
+        return digest.hexdigest()[:16]
+
+    def _prepare(self, start: Adapter | None) -> NewRows | None:
         """Freeze or free the weights, wrap them, and move them into the compute type."""
         model, recipe = self.base.model, self.recipe
         # FSDP keeps float32 shards and casts what it gathers.
@@ -115,6 +125,8 @@ class Trainer:
             add_lora(model, recipe.lora, recipe.seed, self.base.source.tensor)
             if self.base.new_ids:
                 rows = NewRows(model.tok_embeddings, self.base.new_ids)
+            if start is not None:
+                start_from(model, rows, start)
         model.to(self.device, dtype).train()
         if rows is not None:
             rows.to(self.device, dtype)

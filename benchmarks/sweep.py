@@ -4,12 +4,12 @@
         base= 'rate 4e-3=learning_rate:4e-3' 'lines=line:0.5,lines:0.2,characters:0.3' \
         'middles=middle_weight:8' 'all weights=method:full,learning_rate:5e-4'
 
-A variant is NAME=FIELD:VALUE,…; fields are learning_rate, batch_tokens, method, rate, spm,
+A variant is NAME=FIELD:VALUE,…; fields are tokens, learning_rate, batch_tokens, method, rate, spm,
 middle_weight, rank, alpha and the kinds of spans (any of these replaces them all). Each is scored
 on gaps of one line in functions that no variant was trained on: bits per token of middle and EOT,
 teacher forced, exact matches of greedy answers, and answers that ended, in PSM and in SPM with
-token healing. What is in OUT already is not run again. One seed each: differences of a few percent
-are noise.
+token healing; and bits per byte of the same functions read left to right. What is in OUT already
+is not run again. One seed each: differences of a few percent are noise.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ BASE = "smollm2:135m"
 def variant(text: str, tokens: int, mix: str | None) -> Recipe:
     """The recipe with the fields of NAME=FIELD:VALUE,…"""
     fields = dict(pair.split(":") for pair in text.split(",") if pair)
+    tokens = int(fields.pop("tokens", tokens))
     recipe = smol_135m(tokens, fields.pop("method", "lora"))
     spans = tuple((k, float(fields.pop(k))) for k in get_args(SpanKind) if k in fields)
     infilling, optimizer, lora = recipe.infilling, recipe.optimizer, recipe.lora
@@ -106,6 +107,17 @@ def bits(base: Base, module: PackedLoss, problems: Sequence[Problem], order: Any
     return total / count / math.log(2)
 
 
+@torch.no_grad()
+def plain_bits(base: Base, module: PackedLoss, texts: Sequence[str]) -> float:
+    """Bits per byte of whole functions, left to right."""
+    total = 0.0
+    for text in texts:
+        ids = torch.tensor(base.tokenizer.encode(text))
+        weights = torch.ones(len(ids)).index_fill(0, torch.tensor([len(ids) - 1]), 0.0)
+        total += float(module(ids, [len(ids)], weights))
+    return total / sum(len(text.encode()) for text in texts) / math.log(2)
+
+
 def trained(recipe: Recipe, path: Path, corpus: Any, threads: int | None) -> tuple[Base, Trainer]:
     base = load_base(path, infill=True)
     data = build_dataset(recipe, corpus, base.tokenizer, base.end, None)
@@ -123,6 +135,8 @@ def scored(base: Base, trainer: Trainer, problems: list[Problem]) -> dict[str, f
     scores = {
         f"{order} bits": bits(base, trainer.module, problems, order) for order in ("psm", "spm")
     }
+    texts = [each["prompt"] + each["canonical_solution"] + each["suffix"] for each in problems]
+    scores["bits per byte"] = plain_bits(base, trainer.module, texts)
     trainer.finish()
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "variant.gguf"

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from codellama.bench import machine
 from codellama.cli import main
+from codellama.weights.adapter import write_adapter
+from codellama.weights.load import open_model
+
+NAME = "layers.0.attention.wq.weight"
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +42,24 @@ def test_json(tiny: Path, peer_folder: Path, capsys: pytest.CaptureFixture[str])
     ratio = result["rows"][1]["peers"]["llama.cpp"]["ratio"]
     rates = [each["ours"]["rates"]["tg4"] / 50.0 for each in result["rounds"]]
     assert ratio == pytest.approx(sum(rates) / 2)
+
+
+def test_a_peer_gets_an_adapters_model_merged(
+    tiny: Path, peer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out, width = open_model(tiny).layout(NAME).shape
+    arrays = {f"{NAME}.a": np.ones((1, width), np.float16)}
+    arrays[f"{NAME}.b"] = np.ones((out, 1), np.float16)
+    about = {"name": "m", "base": str(tiny), "scale": 1.0, "rows": [], "pieces": []}
+    about["infill"] = None
+    adapter = tmp_path / "mine.safetensors"
+    write_adapter(adapter, arrays, about)
+    words = ["--cases", "tg4", "--rounds", "1", "--peer", str(peer_folder / "llama-bench")]
+    assert run(str(adapter), *words) == 0
+    _, arguments = json.loads((tmp_path / "calls").read_text().splitlines()[0])
+    given = Path(arguments[arguments.index("-m") + 1])
+    assert given.suffix == ".gguf" and given != tiny and open_model(given).config.dim == 64
 
 
 def test_table_and_picture(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

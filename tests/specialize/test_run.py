@@ -193,6 +193,10 @@ def test_from_sources_to_a_model_that_fills_a_middle(smollm2_path: Path, tmp_pat
     assert logged(run / "tensorboard") == read_losses(run / "smol-135m-lora" / "log.jsonl")
     assert (run / "smol-135m-lora" / "loss.svg").read_text().startswith("<?xml")
     assert (run / "smol-135m-lora" / "adapter.safetensors").stat().st_size < 25e6
+    more = ["--out", str(tmp_path / "more"), "--tokens", "2048", "--base", str(smollm2_path)]
+    adapter = run / "smol-135m-lora" / "adapter.safetensors"
+    codellama("specialize", "smol-135m", str(corpus), *more, "--adapter", str(adapter))
+    assert (tmp_path / "more" / "smol-135m-lora" / "adapter.safetensors").is_file()
     (tmp_path / "suffix").write_text("\n\nprint(add(1, 2))\n")
     answer = json.loads(
         codellama(

@@ -50,6 +50,7 @@ def bench(
 
     Example: codellama bench smollm2:135m --cases pp512,tg64 --rounds 1
     """
+    from codellama.api.merged import open_merged
     from codellama.bench.cases import default_cases, parse_cases
     from codellama.bench.limits import Workload
     from codellama.bench.machine import measure_machine
@@ -59,13 +60,12 @@ def bench(
     from codellama.bench.session import Session, run_round, summarize
     from codellama.hub import resolve
     from codellama.native import default_threads
-    from codellama.weights.load import open_model
 
     if rounds < 1 or (threads is not None and threads < 1):
         raise RequestError("--rounds and --threads must be 1 or more")
-    path = resolve(model)
-    source = open_model(path)
-    if peer and source.format != "gguf":
+    source = open_merged(resolve(model))
+    path = source.path  # with adapters: of the merged file, which a peer can read too
+    if peer and (source.format != "gguf" or path.is_dir()):
         raise RequestError(f"{path.name} is no GGUF file: a llama-bench reads nothing else")
     chosen = parse_cases(cases) if cases else default_cases(source.config.context)
     peers = tuple(Peer.parse(text) for text in peer or ())

@@ -162,16 +162,27 @@ def smol_135m(tokens: int = 2_000_000, method: str = "lora") -> Recipe:
     )
 
 
-def smol_long(tokens: int = 300_000) -> Recipe:
-    """Long context for SmolLM2-135M: RoPE's base from 1e5 to 1e6, rows of 16,384."""
+def smol_long(tokens: int = 300_000, rank: int | None = None) -> Recipe:
+    """Long context for SmolLM2-135M: RoPE's base from 1e5 to 1e6, rows of 16,384.
+
+    Args:
+        rank: of adapters that learn it; None trains all weights.
+    """
     return Recipe(
-        name="smol-long",
+        name="smol-long" if rank is None else "smol-long-lora",
         tokens=tokens,
         batch_tokens=16_384,
         sequence=16_384,
         mix=(("python", 0.94), ("code", 0.06)),
-        optimizer=Optimizer(learning_rate=1e-4, warmup=3, schedule="constant"),
+        optimizer=Optimizer(
+            learning_rate=1e-4 if rank is None else 1e-3,
+            warmup=3,
+            schedule="constant" if rank is None else "wsd",
+            decay=0.7,
+            weight_decay=0.1 if rank is None else 0.0,
+        ),
         infilling=Infilling(sentinel_weight=0.0),
+        lora=None if rank is None else Lora(rank=rank, alpha=2 * rank),
         rope_theta=1e6,
         context=16_384,
     )
@@ -227,6 +238,12 @@ def smol_chat(tokens: int = 150_000) -> Recipe:
     )
 
 
+def _smol_long() -> Pipeline:
+    """Code with infilling, then long context, both in adapters."""
+    stages = (smol_135m(), smol_long(150_000, rank=4))
+    return Pipeline(name="smol-135m-long", base="smollm2:135m", stages=stages)
+
+
 def _smol_chat() -> Pipeline:
     """Code with infilling, then instructions: the model that ships with the project."""
     return Pipeline(name="smol-135m-chat", base="smollm2:135m", stages=(smol_135m(), smol_chat()))
@@ -247,6 +264,7 @@ RECIPES: dict[str, Callable[[], Pipeline]] = {
     "smol-135m": partial(_smol, "lora"),
     "smol-135m-qlora": partial(_smol, "qlora"),
     "smol-135m-full": partial(_smol, "full"),
+    "smol-135m-long": _smol_long,
     "smol-135m-chat": _smol_chat,
     "smol-135m-whole": _smol_whole,
 }

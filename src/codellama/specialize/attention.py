@@ -11,26 +11,54 @@ head, H head_dim.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["SHORT", "attend_pieces"]
+__all__ = ["SHORT", "SoftmaxSlopes", "attend_pieces", "softmax_slopes"]
+
+SoftmaxSlopes = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 SHORT = 384
 """Longest piece whose scores are held whole: [9, 384, 384] float32 are 5 MB, about a core's L2."""
 
 
-def attend_pieces(q_1TNH: Tensor, k_1TKH: Tensor, v_1TKH: Tensor, sizes: list[int]) -> Tensor:
-    """softmax(q·k/√H)·v of every piece alone, [1, T, N · H]."""
+def softmax_slopes(
+    scores: Tensor, inner: Tensor, norm: Tensor, drift: Tensor, mask_nn: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(softmax of masked scores, the loss's derivative by them), both in the scores' type.
+
+    Args:
+        scores, inner: q·k and slope·v, [K, G, n, n].
+        norm, drift: log of the softmax's sum, and Σ slope · out, of every row, float32.
+        mask_nn: 0, and −∞ for what is not seen.
+    """
+    weights = (scores.float() + mask_nn - norm).exp()
+    return weights.to(scores.dtype), (weights * (inner.float() - drift)).to(scores.dtype)
+
+
+def attend_pieces(
+    q_1TNH: Tensor,
+    k_1TKH: Tensor,
+    v_1TKH: Tensor,
+    sizes: list[int],
+    slopes: SoftmaxSlopes = softmax_slopes,
+) -> Tensor:
+    """softmax(q·k/√H)·v of every piece alone, [1, T, N · H].
+
+    Args:
+        slopes: `softmax_slopes` or a compiled version of it.
+    """
     heads = (q_1TNH.shape[2], k_1TKH.shape[2])
     parts = zip(*(torch.split(x, sizes, 1) for x in (q_1TNH, k_1TKH, v_1TKH)), strict=True)
     outs = []
     for q, k, v in parts:
         if q.device.type == "cpu" and q.shape[1] <= SHORT:
-            out: Tensor = _ShortPiece.apply(q, k, v)  # type: ignore[no-untyped-call]
+            out: Tensor = _ShortPiece.apply(q, k, v, slopes)  # type: ignore[no-untyped-call]
         else:
             out = F.scaled_dot_product_attention(
                 q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
@@ -44,39 +72,48 @@ class _ShortPiece(torch.autograd.Function):
     """One piece: PyTorch's forward, and its derivative written out (arXiv 2205.14135, §B.4)."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, slopes: SoftmaxSlopes) -> Tensor:
         out_1NnH, norm_1Nn = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.0, True
         )
         out: Tensor = out_1NnH.transpose(1, 2)
         ctx.save_for_backward(q, k, v, out, norm_1Nn)
+        ctx.slopes = slopes
         return out
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, ...]:
         (slope,) = slopes
         q, k, v, out, norm_1Nn = ctx.saved_tensors
         n, N, H = q.shape[1:]
         K = k.shape[2]
         G, scale = N // K, 1 / math.sqrt(H)
-        rows = (K, G * n, 1)
+        rows, square = (K, G, n, 1), (K, G, n, n)
         q_KrH, slope_KrH = _grouped(q * scale, K), _grouped(slope.contiguous(), K)
         k_KnH, v_KnH = k[0].transpose(0, 1), v[0].transpose(0, 1)
-        norm = norm_1Nn.reshape(rows)
-        drift = _grouped((slope.float() * out).sum(-1, keepdim=True), K)
+        drift = _grouped((slope.float() * out).sum(-1, keepdim=True), K).view(rows)
 
-        weights = torch.bmm(q_KrH, k_KnH.mT).float().sub_(norm).exp_()
-        weights.view(K, G, n, n).tril_()
-        grad_v = torch.bmm(weights.to(q.dtype).mT, slope_KrH)
-        inner = torch.bmm(slope_KrH, v_KnH.mT)
-        inner_slope = weights.mul_(inner - drift).to(q.dtype)
+        scores, inner = torch.bmm(q_KrH, k_KnH.mT), torch.bmm(slope_KrH, v_KnH.mT)
+        mask_nn = _mask(SHORT)[:n, :n]
+        both = ctx.slopes(
+            scores.view(square), inner.view(square), norm_1Nn.reshape(rows), drift, mask_nn
+        )
+        weights, inner_slope = (x.view(K, G * n, n) for x in both)
+        grad_v = torch.bmm(weights.mT, slope_KrH)
         grad_q = torch.bmm(inner_slope, k_KnH).mul_(scale)
         grad_k = torch.bmm(inner_slope.mT, q_KrH)
         return (
             grad_q.view(K, G, n, H).permute(2, 0, 1, 3).reshape(1, n, N, H),
             grad_k.transpose(0, 1)[None],
             grad_v.transpose(0, 1)[None],
+            None,
         )
+
+
+@cache
+def _mask(size: int) -> Tensor:
+    """[size, size]: −∞ above the diagonal."""
+    return torch.full((size, size), -math.inf).triu_(1)
 
 
 def _grouped(x_1nNH: Tensor, kv_heads: int) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from codellama.model.llama import Pointwise, rms_norm, rotate, swiglu
+from codellama.specialize.attention import softmax_slopes
 from codellama.specialize.forward import PackedLoss, entropy
 
 __all__ = ["WORTH_STEPS", "compile_loss", "pays"]
@@ -37,8 +38,11 @@ def compile_loss(module: PackedLoss, device: torch.device, dtype: torch.dtype) -
     pointwise, loss = _pointwise(device, dtype), _compiled(entropy)
     logits = torch.ones(3, 48, device=device, dtype=dtype)
     loss(logits, torch.zeros(3, dtype=torch.int64, device=device), torch.ones(3, device=device))
+    slopes = _compiled(softmax_slopes)
+    square, column = logits[:, :3].expand(3, 3, 3, 3), torch.ones(3, 3, 3, 1, device=device)
+    slopes(square, square, column, column, torch.zeros(3, 3, device=device))
     module.model.use_pointwise(pointwise)
-    module.entropy = loss
+    module.entropy, module.slopes = loss, slopes
 
 
 def _pointwise(device: torch.device, dtype: torch.dtype) -> Pointwise:

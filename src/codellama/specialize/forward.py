@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from codellama.model.llama import Attention, Llama, rope_angles
-from codellama.specialize.attention import attend_pieces
+from codellama.specialize.attention import SoftmaxSlopes, attend_pieces, softmax_slopes
 from codellama.specialize.lora import NewRows
 
 __all__ = [
@@ -43,6 +43,7 @@ class PackedLoss(nn.Module):
 
     Attributes:
         entropy: loss and slopes of a chunk; training may put a compiled version in its place.
+        slopes: of the softmax of short pieces; the same.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class PackedLoss(nn.Module):
         super().__init__()
         self.model, self.new_rows, self.recompute = model, new_rows, recompute
         self.entropy: Entropy = entropy
+        self.slopes: SoftmaxSlopes = softmax_slopes
 
     def forward(self, tokens_T: Tensor, lengths: Sequence[int], weights_T: Tensor) -> Tensor:
         """Σ weight · cross-entropy; weights_T[i] is that of predicting token i + 1 from i."""
         rows = self.new_rows
         hidden_TD = packed_hidden(
-            self.model, tokens_T, lengths, embed=rows, recompute=self.recompute
+            self.model, tokens_T, lengths, embed=rows, recompute=self.recompute, slopes=self.slopes
         )
         return chunked_loss(
             hidden_TD,
@@ -85,12 +87,14 @@ def packed_hidden(
     *,
     embed: Embed | None = None,
     recompute: bool = False,
+    slopes: SoftmaxSlopes = softmax_slopes,
 ) -> Tensor:
     """Normalized last states [T, D] of pieces of `lengths` tokens each.
 
     Args:
         embed: replaces the model's embedding (lora.py trains a few of its rows).
         recompute: activation checkpointing: keep only each layer's input for the backward pass.
+        slopes: see attention.py.
     """
     at_T = positions(lengths).to(tokens_T.device)
     angles_1Th = rope_angles(model.config, at_T, model.rope_factors)[None]
@@ -99,7 +103,7 @@ def packed_hidden(
     def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if len(sizes) == 1:
             return attention.attend(q, k, v, None)
-        out_BTD: Tensor = attention.wo(attend_pieces(q, k, v, sizes))
+        out_BTD: Tensor = attention.wo(attend_pieces(q, k, v, sizes, slopes))
         return out_BTD
 
     x_1TD = (embed or model.tok_embeddings)(tokens_T)[None]
@@ -120,13 +124,13 @@ def head_weight(model: Llama) -> Tensor:
 
 def entropy(logits_cV: Tensor, targets_c: Tensor, weights_c: Tensor) -> tuple[Tensor, Tensor]:
     """(Σ weight · cross-entropy in float32, its derivative by the logits in their type)."""
-    logits = logits_cV.float()
-    norm_c = logits.logsumexp(1)
-    at_c1 = targets_c[:, None]
-    loss = (weights_c * (norm_c - logits.gather(1, at_c1)[:, 0])).sum()
-    hit_cV = torch.arange(logits.shape[1], device=logits.device) == at_c1
-    slope_cV = ((logits - norm_c[:, None]).exp() - hit_cV.int()) * weights_c[:, None]
-    return loss, slope_cV.to(logits_cV.dtype)
+    logits, at_c1, weights_c1 = logits_cV.float(), targets_c[:, None], weights_c[:, None]
+    norm_c1 = logits.logsumexp(1, keepdim=True)
+    chosen_c1 = logits.gather(1, at_c1)
+    loss = (weights_c1 * (norm_c1 - chosen_c1)).sum()
+    slope_cV = ((logits - norm_c1).exp() * weights_c1).to(logits_cV.dtype)
+    hit_c1 = ((chosen_c1 - norm_c1).exp() - 1) * weights_c1
+    return loss, slope_cV.scatter(1, at_c1, hit_c1.to(logits_cV.dtype))
 
 
 def chunked_loss(

@@ -60,29 +60,32 @@ class LoraLinear(nn.Module):
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """x·(W + scale·B·A)ᵀ with W frozen. The sum is made when it is needed, forward and backward,
-    and kept in neither: passes over a matrix are cheaper than passes over the activations of 2,048
-    tokens. It is summed in float32 and rounded once to the type of x, as the weights of full
-    fine-tuning are.
+    """x·(W + scale·B·A)ᵀ with W frozen. The sum is cheaper than passes over the activations of
+    2,048 tokens. It is summed in float32 and rounded once to the type of x, as the weights of full
+    fine-tuning are, and kept for the backward pass (212 MB for SmolLM2-135M), but for a quantized
+    W, whose memory is what counts there.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, frozen: Tensor | Stored, a: Tensor, b: Tensor, scale: float
     ) -> Tensor:
-        ctx.save_for_backward(x, a, b)
         ctx.frozen, ctx.scale = frozen, scale
-        return F.linear(x, _adapted(frozen, a, b, scale, x))
+        weight = _adapted(frozen, a, b, scale, x)
+        kept = weight if isinstance(frozen, Tensor) else None
+        ctx.save_for_backward(x, a, b, kept)
+        return F.linear(x, weight)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, ...]:
         (slope,) = slopes
-        x, a, b = ctx.saved_tensors
+        x, a, b, weight = ctx.saved_tensors
         x_TI, slope_TO = x.flatten(0, -2), slope.flatten(0, -2)
-        grad_x = slope @ _adapted(ctx.frozen, a, b, ctx.scale, x)
+        if weight is None:
+            weight = _adapted(ctx.frozen, a, b, ctx.scale, x)
         grad_a = (slope_TO @ b).T @ x_TI
         grad_b = slope_TO.T @ F.linear(x_TI, a)
-        return grad_x, None, grad_a * ctx.scale, grad_b * ctx.scale, None
+        return slope @ weight, None, grad_a * ctx.scale, grad_b * ctx.scale, None
 
 
 def _adapted(frozen: Tensor | Stored, a: Tensor, b: Tensor, scale: float, like: Tensor) -> Tensor:

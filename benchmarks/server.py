@@ -77,15 +77,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Until the server answers; sys.exit if it ends first."""
+def wait_for(url: str, process: subprocess.Popen[bytes], every: float = 0.05) -> None:
+    """Until the server answers, asked so often; sys.exit if it ends first."""
     while process.poll() is None:
         try:
             if httpx.get(f"{url}/health", timeout=5).status_code == 200:
                 return
         except httpx.TransportError:
             pass
-        time.sleep(0.05)
+        time.sleep(every)
     sys.exit(f"the server ended with {process.returncode}")
 
 

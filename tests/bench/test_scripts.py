@@ -45,6 +45,12 @@ def test_a_start_is_timed_to_the_first_visible_byte() -> None:
     assert peak_mb > 5  # no upper bound: the system counts this large process until the exec
 
 
+def test_a_start_is_timed_behind_a_prompt_that_is_shown() -> None:
+    code = "import time; print('> def fibonacci(n):', flush=True); time.sleep(0.2); print('x')"
+    seconds, _ = cold_start.start([sys.executable, "-c", code], "")
+    assert seconds >= 0.2
+
+
 def test_a_start_without_output_is_an_error() -> None:
     with pytest.raises(SystemExit, match="printed nothing"):
         cold_start.start([sys.executable, "-c", "pass"], "")

@@ -10,7 +10,6 @@ Does not draw bars or print: `on_step` gets a record of every step.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import math
@@ -30,6 +29,7 @@ from codellama.specialize.checkpoint import latest, load_checkpoint, save_checkp
 from codellama.specialize.compiled import compile_loss, pays
 from codellama.specialize.dataset import Dataset, Row
 from codellama.specialize.forward import PackedLoss
+from codellama.specialize.heap import TRIM_STEPS, keep_memory, trim_memory
 from codellama.specialize.lora import NewRows, add_lora, start_from
 from codellama.specialize.optimizer import MasterAdamW, learning_rate
 from codellama.specialize.parallel import Parallel, agreed, unshard
@@ -156,6 +156,8 @@ class Trainer:
         while self.step < goal:
             record = self._train_step()
             self._log(record)
+            if self.step % TRIM_STEPS == 0:
+                trim_memory()
             now = time.monotonic()
             if agreed(self.parallel, now - saved > 60 * self.profile.checkpoint_minutes):
                 self.save()
@@ -298,16 +300,3 @@ def _target_weights(row: Row) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
 
 def trainable_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def keep_memory() -> None:
-    """Ask glibc to keep freed memory: activations of tens of megabytes are allocated anew in every
-    layer, and fresh pages from the system cost as much as what is computed in them.
-    """
-    trim_threshold, mmap_max = -1, -4
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
-    except (OSError, AttributeError):
-        return

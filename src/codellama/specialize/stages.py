@@ -156,7 +156,7 @@ def smol_135m(tokens: int = 2_000_000, method: str = "lora") -> Recipe:
                 ("characters", 0.1),
             ),
             sentinel_weight=0.0,
-            middle_weight=30.0,
+            middle_weight=10.0,
         ),
         lora=Lora(rank=32, alpha=64, quantized=method == "qlora") if lora else None,
     )

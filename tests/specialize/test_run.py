@@ -7,8 +7,10 @@ import math
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from codellama.specialize.measure import by_position, score_texts
 from codellama.specialize.run import GateError, held_out, run_pipeline
 from codellama.specialize.stages import Gate, Pipeline
 from codellama.specialize.trainer import StepRecord
+from codellama.weights.adapter_file import read_own_adapter
 from codellama.weights.load import open_model
 
 from .test_trainer import FULL32, LORA, RECIPE
@@ -79,6 +82,27 @@ def test_an_adapter_is_trained_on(
             replace(first, stages=(RECIPE,)), FULL32, tiny_base, corpus, tmp_path / "full",
             adapter=trained.adapter,
         )  # fmt: skip
+
+
+def test_the_mean_of_before_and_after(
+    tiny_base: Path, documents: list[Document], tmp_path: Path
+) -> None:
+    arguments = (Pipeline(name="p", base="tiny", stages=(LORA,)), FULL32, tiny_base)
+    corpus = {"code": documents}
+    made: dict[str, Mapping[str, Any]] = {}
+    first = run_pipeline(*arguments, corpus, tmp_path / "first").adapter
+    for name, average in (("after", False), ("mean", True)):
+        place = tmp_path / name
+        done = run_pipeline(*arguments, corpus, place, adapter=first, average=average)
+        assert done.adapter is not None
+        made[name] = read_own_adapter(done.adapter).arrays
+    assert first is not None
+    for name, before in read_own_adapter(first).arrays.items():
+        mean = (before.astype("f4") + made["after"][name].astype("f4")) / 2
+        np.testing.assert_allclose(made["mean"][name].astype("f4"), mean, rtol=2e-3, atol=1e-4)
+        assert name.endswith(".a") or not np.array_equal(made["after"][name], before)
+    with pytest.raises(RequestError, match="no adapter to average with"):
+        run_pipeline(*arguments, corpus, tmp_path / "none", average=True)
 
 
 def test_a_gate_stops_the_next_stage(

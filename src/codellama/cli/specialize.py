@@ -40,6 +40,9 @@ def specialize(
     adapter: Annotated[
         Path | None, typer.Option(help="Go on training this adapter of the base.")
     ] = None,
+    average: Annotated[
+        bool, typer.Option("--average", help="Keep the mean of --adapter and the trained one.")
+    ] = False,
     tokens: Annotated[
         int | None, typer.Option(help="Tokens of every stage.", show_default="the recipe's")
     ] = None,
@@ -82,7 +85,8 @@ def specialize(
     try:
         outcome = run_pipeline(
             chosen, machine, resolve(base or chosen.base or DEFAULT_MODEL), sets, out,
-            base_name=base or chosen.base, adapter=adapter, parallel=parallel,
+            base_name=base or chosen.base, adapter=adapter, average=average,
+            parallel=parallel,
             seconds=None if minutes is None else 60 * minutes,
             on_stage=view.stage if speaks else None, on_step=view.step, on_warning=view.warn,
         )  # fmt: skip

@@ -28,6 +28,7 @@ from codellama.specialize.corpus.readers import CHAT
 from codellama.specialize.corpus.record import Record
 from codellama.specialize.dataset import Document, build_dataset
 from codellama.specialize.export import save_adapter, trained_model
+from codellama.specialize.lora import average_with
 from codellama.specialize.measure import score_texts
 from codellama.specialize.parallel import Parallel, agreed
 from codellama.specialize.recipe import Profile, Recipe
@@ -95,6 +96,7 @@ def run_pipeline(
     *,
     base_name: str = "",
     adapter: Path | None = None,
+    average: bool = False,
     parallel: Parallel | None = None,
     seconds: float | None = None,
     on_stage: Callable[[Recipe, Trainer], None] | None = None,
@@ -106,6 +108,7 @@ def run_pipeline(
     Args:
         base_name: by which others find the base; adapters carry it.
         adapter: of the base, from an earlier run: the first stage goes on training it.
+        average: the first stage's result is the mean of that adapter and what became of it.
         parallel: this process among others that run the same pipeline.
         seconds: stop after about so long, with a checkpoint; None runs to the end.
 
@@ -119,6 +122,8 @@ def run_pipeline(
     path, before = base_path, None
     place = folder
     start = None if adapter is None else read_own_adapter(adapter)
+    if average and start is None:
+        raise RequestError("there is no adapter to average with")
     if start is not None and pipeline.stages[0].lora is None:
         raise RequestError(f"{pipeline.stages[0].name} trains all weights, not an adapter")
     for recipe in pipeline.stages:
@@ -129,7 +134,7 @@ def run_pipeline(
                 return Outcome(False, None, None, tuple(results))
             stage = _Stage(
                 recipe, profile, path, train, test, place, base_name or str(base_path), before,
-                parallel, start,
+                parallel, start, average,
             )  # fmt: skip
             if not stage.run(left, on_stage, on_step, on_warning):
                 return Outcome(False, None, None, tuple(results))
@@ -152,6 +157,7 @@ class _Stage:
     before: Path | None
     parallel: Parallel | None
     adapter: Adapter | None
+    average: bool
 
     def run(
         self,
@@ -178,6 +184,8 @@ class _Stage:
         if trainer.train(seconds=seconds) < trainer.steps:
             return False
         trainer.finish()
+        if self.average and self.adapter is not None:
+            average_with(base.model, trainer.new_rows, self.adapter)
         if self.parallel is None or self.parallel.rank == 0:
             self._finish(base, trainer)
         if self.parallel is not None:

@@ -5,9 +5,7 @@
 
 A peer is a command that continues a prompt: `-m FILE -p PROMPT -n 1` is added to it. The clock runs
 from the start of the process to the first byte of its standard output that is no white space; the
-file is in the page cache. Peak memory counts mapped files, as the system does. CPU is user and system
-time of the whole process: on a busy machine it says more than the clock. Each command runs once
-before, so that Python's bytecode lies compiled, as it does wherever a command is used twice.
+file is in the page cache. Peak memory counts mapped files, as the system does.
 """
 
 from __future__ import annotations
@@ -30,12 +28,11 @@ PROMPT = "def fibonacci(n):\n    "
 OURS = "ours"
 
 
-def start(command: list[str], text: str) -> tuple[float, float, float]:
-    """(seconds to the first visible byte, peak resident MB, CPU seconds)"""
-    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+def start(command: list[str], text: str) -> tuple[float, float]:
+    """(seconds to the first visible byte, peak resident MB)"""
     begin = time.perf_counter()
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=kept
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(text.encode())
@@ -49,7 +46,7 @@ def start(command: list[str], text: str) -> tuple[float, float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if not byte:
         sys.exit(f"{command[0]} printed nothing")
-    return seconds, usage.ru_maxrss / 1000, usage.ru_utime + usage.ru_stime
+    return seconds, usage.ru_maxrss / 1000
 
 
 def main() -> None:
@@ -66,21 +63,19 @@ def main() -> None:
         ending = ["-m", str(args.model), "-p", PROMPT, "-n", "1"]
         commands[name] = ([*shlex.split(rest), *ending], "")
     args.model.read_bytes()  # into the page cache
-    for command in commands.values():
-        start(*command)
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in commands}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for index in range(args.rounds):
         for name in commands if index % 2 == 0 else reversed(commands):
             found[name].append(start(*commands[name]))
     about = f"{processor()}; {args.model.name}, {args.rounds} rounds, file in the page cache"
     rows = [
-        "| process | to the first token, s | peak memory, MB | CPU, s | ours to it |",
-        "|---|---|---|---|---|",
+        "| process | to the first token, s | peak memory, MB | ours to it |",
+        "|---|---|---|---|",
     ]
     for name, each in found.items():
-        seconds, memory, cpu = (statistics.median(column) for column in zip(*each, strict=True))
+        seconds, memory = (statistics.median(column) for column in zip(*each, strict=True))
         ratio = statistics.median(a[0] / b[0] for a, b in zip(found[OURS], each, strict=True))
-        rows.append(f"| {name} | {seconds:.2f} | {memory:,.0f} | {cpu:.2f} | {ratio:.2f} |")
+        rows.append(f"| {name} | {seconds:.2f} | {memory:,.0f} | {ratio:.2f} |")
     text = "\n".join([about, "", *rows])
     print(text)
     if args.out:

@@ -80,6 +80,9 @@ class Tokenizer(ABC):
         longest_first = sorted(self.special, key=len, reverse=True)
         return re.compile("(" + ("|".join(map(re.escape, longest_first)) or r"(?!)") + ")")
 
+    def prepare(self) -> None:  # noqa: B027
+        """Do now what the first text would have to wait for."""
+
     @abstractmethod
     def _encode(self, text: str) -> list[int]: ...
 

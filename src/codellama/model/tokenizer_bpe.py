@@ -10,10 +10,11 @@ byte values, 0xF1 among them), and those are dropped, as the model's own library
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
+
+import numpy as np
 
 from codellama.errors import ModelFileError
 from codellama.model.short_bpe import ShortTexts
@@ -79,7 +80,8 @@ class ByteLevelTokenizer(Tokenizer):
         self.pieces = list(pieces)
         self.types = list(types)
         self.bos_id, self.eos_id, self.add_bos = bos_id, eos_id, add_bos
-        marked = (i for i, kind in enumerate(self.types) if kind == _CONTROL or kind == 4)
+        marked = [i for i, kind in enumerate(self.types) if kind == _CONTROL or kind == 4]
+        self._controls = [i for i in marked if self.types[i] == _CONTROL]
         self.special = {self.pieces[i]: i for i in marked}
         self.infill = infill or self._find_infill()
         self.pre = pre
@@ -122,6 +124,10 @@ class ByteLevelTokenizer(Tokenizer):
     def _library(self) -> Any:
         return build_library(self.pieces, self.merges, self.pre)
 
+    def prepare(self) -> None:
+        """Lists for short texts; the library waits for one that needs it."""
+        _ = self._short
+
     def _encode(self, text: str) -> list[int]:
         self._short_left -= len(text)
         if self._short_left >= 0:
@@ -142,11 +148,11 @@ class ByteLevelTokenizer(Tokenizer):
     def stand_ins(self) -> StandIns:
         """The pieces themselves, 10 times as quick to have as their bytes."""
         texts, letters = list(self.pieces), _letters()
-        for id in (id for id, kind in enumerate(self.types) if kind == _CONTROL):
+        for id in self._controls:
             texts[id] = ""
-        try:
-            codecs.charmap_encode("".join(texts), "strict", codecs.charmap_build(letters))
-        except UnicodeEncodeError:  # a piece has characters that stand for nothing
+        known_C = np.isin(np.arange(1 << 16), [ord(letter) for letter in letters])
+        used = "".join(texts).encode("utf-16-le", "surrogatepass")
+        if not known_C[np.frombuffer(used, np.uint16)].all():  # characters that stand for nothing
             return super().stand_ins()
         return texts, lambda raw: raw.decode("latin-1").translate(letters)
 

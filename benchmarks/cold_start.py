@@ -88,6 +88,8 @@ def ended(process: subprocess.Popen[bytes], error: str) -> float:
 
 
 def main() -> None:
+    # Without bytecode beside our sources every start would compile them: 100 ms that no user waits.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, help="a GGUF file")
     parser.add_argument("--peer", action="append", default=[], help="NAME=PATH [ARGUMENTS]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from codellama.errors import ModelFileError, RequestError
 from codellama.model import prompts
+from codellama.model.short_bpe import ShortTexts
 from codellama.model.tokenizer import Tokenizer, tokenizer_from_gguf, tokenizer_to_gguf
+from codellama.model.tokenizer_bpe import ByteLevelTokenizer
 from codellama.weights.gguf import read_gguf
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
@@ -21,6 +24,17 @@ VOCABULARIES = ("llama-spm", "gpt-2", "starcoder")
 def vocabulary(shared_data: Path, name: str) -> Tokenizer:
     folder = shared_data / "llama_tokenizer_vectors"
     return tokenizer_from_gguf(read_gguf(folder / f"ggml-vocab-{name}.gguf").metadata)
+
+
+@cache
+def cached_vocabulary(shared_data: Path, name: str) -> ByteLevelTokenizer:
+    tokenizer = vocabulary(shared_data, name)
+    assert isinstance(tokenizer, ByteLevelTokenizer)
+    return tokenizer
+
+
+def smollm2_lacks(tokenizer: Tokenizer, letter: str) -> bool:
+    return all(tokenizer.piece(id) != letter.encode() for id in range(tokenizer.vocab_size))
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +164,82 @@ def test_smollm2_agrees_with_a_library_built_otherwise(
     for text in ("def f(x):\n    return x + 12345\n", "naïve 😀\tcafé", "  two  spaces", "\n\n\n"):
         assert smollm2.encode(text) == library.encode(text).ids
         assert smollm2.decode(smollm2.encode(text)) == text
+
+
+ascii_texts = st.lists(
+    st.sampled_from(
+        ["'s", "'ll", " ", "  ", "\n", "\t", "\r\n", "def ", "12", "naive", "\x1c", "_"]
+    )
+    | st.text(st.characters(max_codepoint=127), max_size=6),
+    max_size=12,
+).map("".join)
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "starcoder"])
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_short_texts_have_the_ids_of_the_library(
+    shared_data: Path, name: str, data: st.DataObject
+) -> None:
+    tokenizer = cached_vocabulary(shared_data, name)
+    text = data.draw(ascii_texts)
+    short = ShortTexts(tokenizer.pieces, tokenizer.merges, digits=name != "gpt-2").encode(text)
+    assert short == tokenizer._library.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.weights
+@settings(max_examples=300, deadline=None)
+@given(text=ascii_texts)
+@example(text="def fibonacci(n):\n    if n < 12345:\n        return n\n")
+def test_short_texts_of_smollm2(smollm2: ByteLevelTokenizer, text: str) -> None:
+    short = smollm2._short.encode(text)
+    if short is None:  # a byte that no piece has
+        assert any(smollm2_lacks(smollm2, byte) for byte in text)
+    else:
+        assert short == smollm2._library.encode(text, add_special_tokens=False).ids
+
+
+def test_what_is_not_short_is_left_to_the_library(shared_data: Path) -> None:
+    tokenizer = vocabulary(shared_data, "gpt-2")
+    short = ShortTexts(["a", "Ġ", "ab", "b"], ["a b"], digits=False)
+    assert short.encode("ab a") == [2, 1, 0]
+    assert short.encode("é") is None
+    assert short.encode("c") is None
+    assert short.encode("a" * 65) is None
+    tokenizer.encode("a short text")
+    assert "_library" not in tokenizer.__dict__
+    long = "a long text\n" * 1000
+    assert tokenizer.decode(tokenizer.encode(long)) == long
+    assert "_library" in tokenizer.__dict__
+
+
+def test_a_merge_without_a_piece_is_damage() -> None:
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": ["a", "b"],
+        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.pre": "gpt-2",
+    }
+    tokenizer = tokenizer_from_gguf(metadata)
+    for text in ("ab", "é"):  # by the lists, and by the library
+        with pytest.raises(ModelFileError, match="damaged"):
+            tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_stand_ins_are_the_bytes_of_pieces(shared_data: Path, name: str) -> None:
+    tokenizer = vocabulary(shared_data, name)
+    texts, write = tokenizer.stand_ins()
+    assert texts == [write(tokenizer.piece(id)) for id in range(tokenizer.vocab_size)]
+    assert len(set(write(bytes(range(256))))) == 256
+
+
+def test_stand_ins_of_a_piece_with_other_characters() -> None:
+    tokenizer = ByteLevelTokenizer(
+        ["a", "Ġ", "<a b>", "<c>"], [], [1, 1, 4, 3], pre="gpt-2", bos_id=None, eos_id=None
+    )
+    texts, write = tokenizer.stand_ins()
+    assert texts == [write(tokenizer.piece(id)) for id in range(4)]
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)

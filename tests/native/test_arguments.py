@@ -46,6 +46,14 @@ def loaded(*, without: str = "", shape: Shape = SHAPE) -> NativeModel:
     return model
 
 
+def logits(model: NativeModel) -> np.ndarray:
+    """After one token."""
+    model.finish()
+    model.allocate_cache(1)
+    zero, one = np.zeros(1, np.int32), np.array([0, 1], np.int32)
+    return model.step(zero, one, zero, zero[None], zero)
+
+
 @pytest.fixture
 def model() -> NativeModel:
     model = loaded()
@@ -240,6 +248,29 @@ def test_matrices_that_cannot_be_are_refused(
     with pytest.raises(ValueError, match=message):
         name = "layers.0.attention.wq.weight"
         model.add_matrix(name, type_number, shape, np.zeros(n_bytes, np.uint8))
+
+
+def test_matrices_packed_together_are_those_packed_one_by_one() -> None:
+    together, one_by_one = loaded(), loaded()
+    for name, size in MATRICES.items():
+        together.note_matrix(name, 0, size, matrix_bytes(size)[::-1].copy() // 2)
+        one_by_one.add_matrix(name, 0, size, matrix_bytes(size)[::-1].copy() // 2)
+    together.pack()
+    rows = [logits(model) for model in (together, one_by_one)]
+    np.testing.assert_array_equal(*rows)
+    assert not np.array_equal(rows[0], logits(loaded()))
+
+
+def test_one_bad_matrix_of_several_is_named_and_none_is_kept() -> None:
+    model, untouched = loaded(), loaded()
+    for name, size in MATRICES.items():
+        data = np.ones(size, np.float32)
+        if name.endswith("wo.weight"):
+            data[3, 5] = np.nan
+        model.note_matrix(name, 0, size, data.reshape(-1).view(np.uint8))
+    with pytest.raises(ValueError, match=r"layers\.0\.attention\.wo\.weight: .*NaN"):
+        model.pack()
+    np.testing.assert_array_equal(logits(model), logits(untouched))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gguf
 import numpy as np
@@ -20,6 +21,7 @@ from codellama.weights.gguf import (
     read_gguf,
     write_gguf,
 )
+from codellama.weights.gguf_read import _Cursor
 from codellama.weights.load import open_model
 from codellama.weights.tensor import GGMLType
 from tiny_checkpoints import TINY, random_weights
@@ -208,6 +210,39 @@ def test_damaged_headers_open_or_are_refused(
         model.tokenizer().encode("1 2 3")
     except CodeLlamaError as error:
         assert "\n" not in str(error)
+
+
+ordinary = st.text(
+    st.characters(min_codepoint=1, exclude_categories=["Cs"]), min_size=1, max_size=9
+)
+odd = st.sampled_from(["", "\0", "a\0", "\0" * 8 + "a", "é" * 127, "x" * 255, "x" * 256, "\t" * 9])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    texts=st.lists(ordinary, min_size=1, max_size=30),
+    odds=st.lists(st.tuples(st.integers(0, 30), odd), max_size=2),
+    patches=st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=9)), max_size=2),
+    tail=st.binary(max_size=400),
+)
+def test_string_arrays_read_at_once_are_those_read_one_by_one(
+    texts: list[str], odds: list[tuple[int, str]], patches: list[tuple[int, bytes]], tail: bytes
+) -> None:
+    for at, text in odds:
+        texts.insert(at, text)
+    raws = [text.encode() for text in texts]
+    data = bytearray(b"".join(struct.pack("<Q", len(raw)) + raw for raw in raws))
+    for at, patch in patches:
+        data[at : at + len(patch)] = patch
+    whole = cast(mmap.mmap, bytes(data) + tail)
+    at_once = _Cursor(whole, "m.gguf")
+    found = at_once.usual_texts(len(texts))
+    if not odds and not patches and sum(map(len, raws)) < 16 * len(texts):
+        assert found == texts
+    if found is not None:
+        one_by_one = _Cursor(whole, "m.gguf")
+        assert found == one_by_one.texts(len(texts))
+        assert at_once.at == one_by_one.at
 
 
 def test_a_folder_is_no_target(tmp_path: Path) -> None:

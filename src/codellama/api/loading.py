@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from codellama.api.beside import Beside
 from codellama.api.merged import open_merged
 from codellama.engine.runner import BLOCK_SIZE
 from codellama.errors import RequestError
@@ -71,9 +72,19 @@ def open_parts(
     device = pick_device(device)
     if device == "cpu":  # what the native engine holds; PyTorch's own errors tell of the others
         check_memory(model_file, max(length, cache_tokens or 0))
-    tokenizer = model_file.tokenizer()
     n_blocks = None if cache_tokens is None else -(-max(length, cache_tokens) // BLOCK_SIZE)
-    runner = _runner(model_file, length, device, threads, isa, progress, n_blocks)
+
+    def load(progress: Progress | None) -> Runner:
+        return _runner(model_file, length, device, threads, isa, progress, n_blocks)
+
+    if device == "cpu":
+        with Beside(load, progress) as loading:  # packing weights needs no lock of Python's
+            tokenizer = model_file.tokenizer()
+            tokenizer.prepare()
+        runner = loading.result
+    else:
+        tokenizer = model_file.tokenizer()
+        runner = load(progress)
     small = None
     if draft is not None:
         small = _draft_runner(draft, tokenizer, runner.vocab_size, length, device, threads, isa)

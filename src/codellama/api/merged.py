@@ -10,7 +10,6 @@ disk, a read-only home). Does not know how adapters are trained.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -97,6 +96,8 @@ def _place(sources: Sequence[Path]) -> Path:
     """Where the merged file is kept. Blobs count by their names, which are hashes of their bytes;
     other files by path, size and time of change: hashing them would take as long as merging.
     """
+    import hashlib
+
     from codellama.hub.places import cache_home
 
     digest = hashlib.sha256(str(_VERSION).encode())

@@ -112,7 +112,12 @@ class Prompter:
             return Prompt(ids)
         if self._vocabulary is None:
             known = self.tokenizer.vocab_size
-            self._vocabulary = Vocabulary(self.tokenizer.piece, self._vocab_size, known)
+            self._vocabulary = Vocabulary(
+                self.tokenizer.piece,
+                self._vocab_size,
+                known,
+                stand_ins=self.tokenizer.stand_ins(),
+            )
         healing = Healing(self._vocabulary, ids)
         return Prompt(healing.ids, healing.removed, healing if healing.removed else None)
 

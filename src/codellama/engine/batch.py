@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
-from itertools import accumulate
 
 import numpy as np
 
@@ -26,20 +25,28 @@ def assemble(plan: list[Slot]) -> Batch:
 
     The plan has answering sequences first, then prompts.
     """
-    tokens = [slot.tokens for slot in plan]
-    starts_S1 = np.fromiter(accumulate(map(len, tokens), initial=0), np.int32, len(plan) + 1)
-    rows = [
-        row
-        for slot, end in zip(plan, starts_S1[1:].tolist(), strict=True)
-        for row in range(end - slot.n_rows, end)
-    ]
+    tokens: list[int] = []
+    rows: list[int] = []
+    starts, n_decode = [0], 0
+    for slot in plan:
+        part = slot.tokens
+        tokens += part
+        starts.append(len(tokens))
+        rows += range(len(tokens) - slot.n_rows, len(tokens))
+        if not slot.prompt:
+            n_decode += len(part)
+    past = [slot.sequence.computed for slot in plan]
+    # One array and four views of it: every array made costs a microsecond of a step of 2,400.
+    numbers = np.array([*tokens, *starts, *past, *rows], np.int32)
+    starts_at, past_at = len(tokens), len(tokens) + len(starts)
+    rows_at = past_at + len(past)
     return Batch(
-        tokens_T=np.array([token for part in tokens for token in part], np.int32),
-        starts_S1=starts_S1,
-        past_S=np.array([slot.sequence.computed for slot in plan], np.int32),
+        tokens_T=numbers[:starts_at],
+        starts_S1=numbers[starts_at:past_at],
+        past_S=numbers[past_at:rows_at],
         blocks_SB=_tables([slot.sequence.blocks for slot in plan]),
-        rows_R=np.array(rows, np.int32),
-        n_decode=sum(len(part) for slot, part in zip(plan, tokens, strict=True) if not slot.prompt),
+        rows_R=numbers[rows_at:],
+        n_decode=n_decode,
     )
 
 
@@ -60,6 +67,8 @@ def run_alone(run: Run, ids: list[int], blocks: array[int], chunk: int) -> Logit
 
 
 def _tables(tables: list[array[int]]) -> Int32:
+    if len(tables) == 1:
+        return np.array(tables, np.int32)
     blocks_SB = np.full((len(tables), max(map(len, tables))), -1, np.int32)
     for row_B, table in zip(blocks_SB, tables, strict=True):
         row_B[: len(table)] = np.frombuffer(table, np.int32)

@@ -14,10 +14,8 @@ an error and the cache is dropped.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from pathlib import Path
 from time import perf_counter
 
@@ -33,6 +31,7 @@ from codellama.engine.runner import BLOCK_SIZE, Batch, Logits, Runner
 from codellama.engine.scheduler import Scheduler, SchedulerConfig
 from codellama.engine.sequence import Sequence, Slot
 from codellama.engine.status import EngineStatus
+from codellama.engine.turn import Turn
 from codellama.errors import CodeLlamaError, ContextOverflowError, RequestError
 
 __all__ = ["Engine"]
@@ -71,9 +70,8 @@ class Engine:
         self._prefix_cache = prefix_cache
         self._draft_runner = draft
         self._clock = clock
-        self._lock = threading.Lock()
-        self._gate = threading.Lock()  # the next in line waits here: nobody takes two turns before
         self._abandoned: deque[int] = deque()  # closed streams; a finalizer must not take a turn
+        self._turn = Turn(self._end_abandoned)
         self._last_id = 0
         self._reset()
 
@@ -86,12 +84,12 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether no request is in progress."""
-        with self._turn():
+        with self._turn:
             return not self._live
 
     def status(self) -> EngineStatus:
         """How busy it is, for metrics."""
-        with self._turn():
+        with self._turn:
             scheduler = self._scheduler
             return EngineStatus(
                 running=len(scheduler.running),
@@ -115,17 +113,17 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request; its events come from `step`. Raises as `check` does."""
         self.check(request)
-        with self._turn():
+        with self._turn:
             return self._submit(request, None)
 
     def step(self) -> list[TokenEvent]:
         """Compute one batch for all requests. No events are no end: prompts take several steps."""
-        with self._turn():
+        with self._turn:
             return self._step()
 
     def cancel(self, request_id: int, index: int | None = None) -> list[Output]:
         """End a request, or one of its samples, now. Nothing to end is no error."""
-        with self._turn():
+        with self._turn:
             return self._cancel(request_id, index)
 
     def generate(self, requests: list[Request]) -> list[Output]:
@@ -152,17 +150,17 @@ class Engine:
 
     def save_prefixes(self, path: Path, model: str, *, most_bytes: int) -> int:
         """Write the prefix cache to a file; tokens saved. See engine/saved_prefixes.py."""
-        with self._turn():
+        with self._turn:
             return saved_prefixes.save(self._scheduler.pool, self._runner, path, model, most_bytes)
 
     def restore_prefixes(self, path: Path, model: str) -> int:
         """Take back what `save_prefixes` wrote; tokens restored, 0 where the file is of no use."""
-        with self._turn():
+        with self._turn:
             return saved_prefixes.restore(self._scheduler.pool, self._runner, path, model)
 
     def erase_prefixes(self) -> int:
         """Forget every computed prompt that no request uses; how many tokens."""
-        with self._turn():
+        with self._turn:
             return self._scheduler.pool.forget() * BLOCK_SIZE
 
     def logits(self, ids: list[int]) -> Logits:
@@ -195,25 +193,18 @@ class Engine:
 
     # Turns: every entry from outside is one.
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        with self._gate:
-            self._lock.acquire()
-        try:
-            while self._abandoned:
-                self._cancel(self._abandoned.popleft(), None)
-            yield
-        finally:
-            self._lock.release()
+    def _end_abandoned(self) -> None:
+        while self._abandoned:
+            self._cancel(self._abandoned.popleft(), None)
 
     def _events(self, requests: list[Request]) -> Generator[tuple[int, TokenEvent]]:
         inbox: deque[TokenEvent] = deque()
-        with self._turn():
+        with self._turn:
             positions = {self._submit(request, inbox): i for i, request in enumerate(requests)}
         unfinished = sum(request.n for request in requests)
         try:
             while unfinished:
-                with self._turn():
+                with self._turn:
                     if not inbox:
                         self._step()
                 while inbox:
@@ -239,7 +230,7 @@ class Engine:
 
     def _score(self, ids: list[int], run: Run) -> Logits:
         self._check(ids)
-        with self._turn():
+        with self._turn:
             blocks = self._scheduler.borrow(blocks_for(len(ids)))
             try:
                 return run_alone(run, ids, blocks, self._config.step_tokens)

@@ -1,8 +1,8 @@
 """The native engine as a Runner: a model file's tensors packed into it, its paged cache, one call
 per step.
 
-Knows weights and native, not text and not scheduling. Loads from the memory map tensor by tensor
-and gives each one's pages back to the system, so that peak memory is one copy of the weights plus
+Knows weights and native, not text and not scheduling. Loads from the memory map 64 MB at a time and
+gives their pages back to the system, so that peak memory is one copy of the weights plus that, or
 the largest tensor.
 """
 
@@ -25,6 +25,7 @@ __all__ = ["NativeRunner"]
 Progress = Callable[[int, int], None]
 
 ROPE_FACTORS = "rope_freqs.weight"
+BATCH = 64 << 20  # bytes packed in one call, without Python's lock
 
 
 class NativeRunner:
@@ -59,8 +60,13 @@ class NativeRunner:
             self._model = NativeModel(_shape(config), n_threads=threads, isa=isa)
         except ValueError as error:
             raise RequestError(str(error)) from None
+        noted: list[Tensor] = []
         for index, name in enumerate(source.names):
-            self._load(source.tensor(name))
+            noted.append(source.tensor(name))
+            self._note(noted[-1])
+            last = index + 1 == len(source.names)
+            if last or sum(tensor.data.size for tensor in noted) >= BATCH:
+                self._pack(noted)
             if progress is not None:
                 progress(index + 1, len(source.names))
         try:
@@ -70,7 +76,7 @@ class NativeRunner:
         self._model.allocate_cache(n_blocks or -(-self._context // BLOCK_SIZE))
         self._out_RV = np.empty((0, config.vocab_size), np.float32)
 
-    def _load(self, tensor: Tensor) -> None:
+    def _note(self, tensor: Tensor) -> None:
         try:
             if tensor.name == ROPE_FACTORS:
                 self._model.set_rope_frequency_factors(dequantize(tensor))
@@ -80,10 +86,19 @@ class NativeRunner:
                     raise ValueError("the weights contain NaN or infinite values")
                 self._model.add_norm(tensor.name, weight_D)
             else:
-                self._model.add_matrix(tensor.name, tensor.type, tensor.shape, tensor.data)
+                self._model.note_matrix(tensor.name, tensor.type, tensor.shape, tensor.data)
         except ValueError as error:
             raise ModelFileError(f"{tensor.name}: {error}") from None
-        drop_pages(tensor.data)
+
+    def _pack(self, noted: list[Tensor]) -> None:
+        """Everything noted; the list is empty then."""
+        try:
+            self._model.pack()
+        except ValueError as error:
+            raise ModelFileError(str(error)) from None
+        for tensor in noted:
+            drop_pages(tensor.data)
+        noted.clear()
 
     @property
     def vocab_size(self) -> int:

@@ -8,7 +8,7 @@ submit.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -152,7 +152,7 @@ class SamplingParams:
         """The seed to use and report; greedy answers need none, and compare equal."""
         if self.seed is not None:
             return self.seed
-        return 0 if self.temperature == 0.0 else secrets.randbits(63)
+        return 0 if self.temperature == 0.0 else int.from_bytes(os.urandom(8), "little") >> 1
 
     def check_ids(self, vocab_size: int) -> None:
         """Raises RequestError where logit_bias names a token that a vocabulary lacks."""

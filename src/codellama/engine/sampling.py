@@ -22,6 +22,7 @@ Shape legend: V vocabulary, C candidates, U different tokens.
 from __future__ import annotations
 
 from collections import Counter
+from math import isfinite
 
 import numpy as np
 import numpy.typing as npt
@@ -88,31 +89,32 @@ class Sampler:
         likeliest = int(
             logits_V.argmax()
         )  # the first NaN, if there is one; else the lowest of equal ids
-        if not np.isfinite(logits_V[likeliest]):
+        if not isfinite(peak := float(logits_V[likeliest])):
             raise ModelFileError(
-                f"the model computed {logits_V[likeliest]} where a number belongs: "
+                f"the model computed {peak} where a number belongs: "
                 "its weights are damaged, or overflow in this precision"
             )
         if self._shapes:
             logits_V = self._shape(logits_V, tokens, n_prompt)
             likeliest = int(logits_V.argmax())
-            if logits_V[likeliest] == -np.inf:
+            peak = float(logits_V[likeliest])
+            if peak == -np.inf:
                 raise RequestError("the constraint, or logit_bias, allows no token here")
         position = len(tokens) - n_prompt if position is None else position
-        token = self._choose(logits_V, likeliest, position)
+        token = self._choose(logits_V, likeliest, peak, position)
         if self._rejects is not None:
             return self._steered(logits_V, token, tokens[n_prompt:], position)
         return token
 
-    def _choose(self, logits_V: Logits, likeliest: int, position: int) -> int:
+    def _choose(self, logits_V: Logits, likeliest: int, peak: float, position: int) -> int:
         params = self.params
         if params.temperature < COLDEST:
             return likeliest
         share = uniform(self._seed, self._index, position)
-        peak = float(logits_V[likeliest])
         if not 0 < params.top_k < len(logits_V):
-            cuts = {"top_p": params.top_p, "min_p": params.min_p}
-            return rows.draw(logits_V, peak, params.temperature, share, **cuts)
+            return rows.draw(
+                logits_V, peak, params.temperature, share, top_p=params.top_p, min_p=params.min_p
+            )
         ids_C, weights_C = candidates(logits_V, params, peak)
         return int(ids_C[pick(weights_C, share)])
 
@@ -125,9 +127,10 @@ class Sampler:
                 return token
             left_V[token] = -np.inf
             likeliest = int(left_V.argmax())
-            if left_V[likeliest] == -np.inf:
+            peak = float(left_V[likeliest])
+            if peak == -np.inf:
                 break
-            token = self._choose(left_V, likeliest, position)
+            token = self._choose(left_V, likeliest, peak, position)
         return drawn
 
     def _shape(self, logits_V: Logits, tokens: list[int], n_prompt: int) -> Logits:

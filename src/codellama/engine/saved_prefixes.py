@@ -15,7 +15,6 @@ The checksum finds accidents, not enemies: the file must lie where only its user
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import struct
@@ -112,6 +111,8 @@ def _store(runner: Any) -> BlockStore | None:
 def _write(
     file: BinaryIO, store: BlockStore, nodes: list[tuple[int, int, bytes]], model: str
 ) -> None:
+    import hashlib  # 3 ms, and it waits until a cache is saved or restored
+
     digest = hashlib.sha256()
 
     def put(data: bytes) -> None:
@@ -156,6 +157,8 @@ def _checked(file: BinaryIO, store: BlockStore, model: str) -> int:
     size = os.fstat(file.fileno()).st_size
     if count < 0 or size != body + count * (_NODE.size + store.block_bytes) + 32:
         raise ValueError("a file that was cut")
+    import hashlib
+
     digest, left = hashlib.sha256(), size - 32
     file.seek(0)
     while left:

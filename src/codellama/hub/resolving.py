@@ -34,8 +34,10 @@ def resolve(
     (damaged), and with `pull` DownloadError.
     """
     text = os.fspath(name_or_path)
-    if text == EMBEDDED.name and _is_whole(path := store_dir() / EMBEDDED.file):
-        return path
+    if text == EMBEDDED.name and _is_whole(whole := store_dir() / EMBEDDED.file):
+        return whole
+    if looks_like_path(text) and os.path.exists(path := os.path.expanduser(text)):
+        return Path(path)  # as lookup.find would say, without loading it: 5 ms
     from codellama.hub.lookup import find
     from codellama.hub.store import Store
 

@@ -67,6 +67,7 @@ class TextStream:
         self._stop = tuple(s for s in stop if s)
         self._until = until
         self._max_lines = max_lines
+        self._watches = bool(self._stop) or until is not None or max_lines is not None
         self._lines = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
@@ -91,6 +92,8 @@ class TextStream:
         return self._release(self._decoder.decode(b"", final=True), final=True)
 
     def _release(self, new: str, *, final: bool) -> str:
+        if not self._watches:
+            return new
         text = self._held + new
         end, reason = self._first_stop(text, final=final)
         if end is not None:

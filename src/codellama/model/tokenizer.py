@@ -37,8 +37,8 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     raise ModelFileError(f"tokenizer {kind!r} is not supported; known: llama, gpt2")
 
 
-_LISTS: dict[str, type | tuple[type, ...]] = {
-    "tokens": str, "merges": str, "scores": (int, float), "token_type": int,
+_LISTS: dict[str, set[type]] = {
+    "tokens": {str}, "merges": {str}, "scores": {int, float}, "token_type": {int},
 }  # fmt: skip
 
 # Others (padding, most of all) are wrong in many a published file, and used by nobody here.
@@ -50,7 +50,7 @@ def _check(metadata: Mapping[str, Any]) -> None:
     tokens = metadata["tokenizer.ggml.tokens"]
     for name, kinds in _LISTS.items():
         values = metadata.get(f"tokenizer.ggml.{name}", [])
-        if not isinstance(values, list) or not all(isinstance(v, kinds) for v in values):
+        if not isinstance(values, list) or not set(map(type, values)) <= kinds:
             raise ModelFileError(f"tokenizer.ggml.{name} holds something else than it should")
         if name in ("scores", "token_type") and values and len(values) != len(tokens):
             raise ModelFileError(

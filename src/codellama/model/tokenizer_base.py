@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from codellama.errors import RequestError
 
-__all__ = ["SENTINELS", "InfillIds", "Tokenizer"]
+__all__ = ["SENTINELS", "InfillIds", "StandIns", "Tokenizer", "latin_stand_ins"]
 
 SENTINELS = ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>")
 STOP_PIECES = ("</s>", "<|im_end|>", "<|endoftext|>", "<step>", "<|eot_id|>")
+
+
+StandIns = tuple[Sequence[str], Callable[[bytes], str]]
+"""Pieces as texts of one character a byte, and what writes bytes in these characters."""
+
+
+def latin_stand_ins(piece: Callable[[int], bytes], count: int) -> StandIns:
+    """Of the first `count` tokens, in Latin-1: what there is for any vocabulary."""
+    return [piece(id).decode("latin-1") for id in range(count)], lambda raw: raw.decode("latin-1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,9 @@ class Tokenizer(ABC):
         longest_first = sorted(self.special, key=len, reverse=True)
         return re.compile("(" + ("|".join(map(re.escape, longest_first)) or r"(?!)") + ")")
 
+    def prepare(self) -> None:  # noqa: B027
+        """Do now what the first text would have to wait for."""
+
     @abstractmethod
     def _encode(self, text: str) -> list[int]: ...
 
@@ -80,6 +92,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def piece(self, token: int) -> bytes: ...
+
+    def stand_ins(self) -> StandIns:
+        """Every piece's bytes, as the texts that this tokenizer has at hand: quicker to search."""
+        return latin_stand_ins(self.piece, self.vocab_size)
 
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
         """Ids of `text`, none of them special. Raises RequestError for lone surrogates."""

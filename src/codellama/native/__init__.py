@@ -110,6 +110,7 @@ class NativeModel:
         self, shape: Shape, *, n_threads: int | None = None, isa: str | None = None
     ) -> None:
         self.shape = shape
+        self._noted: list[tuple[str, UInt8]] = []  # the engine has only the addresses of the bytes
         self._model = _native.Model(
             dim=shape.dim,
             n_layers=shape.n_layers,
@@ -127,10 +128,23 @@ class NativeModel:
 
     def add_matrix(self, name: str, type_number: int, shape: Sequence[int], data: UInt8) -> None:
         """Add a matrix [rows, columns] by Meta's name, e.g. "layers.0.attention.wq.weight"."""
+        self.note_matrix(name, type_number, shape, data)
+        self.pack()
+
+    def note_matrix(self, name: str, type_number: int, shape: Sequence[int], data: UInt8) -> None:
+        """Add a matrix at the next `pack`: many together are packed without Python in between."""
         if len(shape) != 2:
             raise ValueError(f"a matrix has two dimensions, not {len(shape)}")
         rows, columns = shape
-        self._model.set_matrix(*_address(name), int(type_number), rows, columns, data)
+        self._model.add_matrix(*_address(name), int(type_number), rows, columns, data)
+        self._noted.append((name, data))
+
+    def pack(self) -> None:
+        """Pack the matrices noted. Raises ValueError, which names it, for one with NaN or Inf."""
+        noted, self._noted = self._noted, []
+        bad = self._model.pack()
+        if bad >= 0:
+            raise ValueError(f"{noted[bad][0]}: the weights contain NaN or infinite values")
 
     def add_norm(self, name: str, weight: Float32) -> None:
         """Add an RMSNorm weight [D] by Meta's name, e.g. "layers.0.attention_norm.weight"."""

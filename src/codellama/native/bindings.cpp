@@ -254,14 +254,14 @@ NB_MODULE(_native, m) {
             nb::arg("head_dim"), nb::arg("ffn_dim"), nb::arg("vocab_size"), nb::arg("norm_eps"), nb::arg("rope_theta"),
             nb::arg("rope_factor"), nb::arg("n_threads"), nb::arg("isa"))
         .def(
-            "set_matrix",
+            "add_matrix",
             [](Model& self, const std::string& slot, int layer, int ggml_type, int rows, int columns,
                In<uint8_t, 1> source) {
-                const nb::gil_scoped_release unlocked;
-                self.set_matrix(slot_of(slot), layer, ggml_type, rows, columns, source.data(), source.shape(0));
+                self.add_matrix(slot_of(slot), layer, ggml_type, rows, columns, source.data(), source.shape(0));
             },
             nb::arg("slot"), nb::arg("layer"), nb::arg("ggml_type"), nb::arg("rows"), nb::arg("columns"),
             array("source"))
+        .def("pack", &Model::pack, Unlocked())
         .def(
             "set_norm",
             [](Model& self, const std::string& slot, int layer, In<float, 1> weight) {

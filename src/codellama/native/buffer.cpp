@@ -13,6 +13,7 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kPiece = 8 * kHugePage;
 
 }  // namespace
 
@@ -40,5 +41,18 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
     return *this;
 }
 Buffer::~Buffer() { std::free(allocation_); }
+
+Buffer Arena::take(size_t bytes) {
+    if (bytes > kPiece / 4) return Buffer(bytes);
+    if (pieces_.empty() || pieces_.back().size() - used_ < bytes) {
+        pieces_.emplace_back(kPiece);
+        used_ = 0;
+    }
+    Buffer cut;
+    cut.data_ = pieces_.back().data() + used_;
+    cut.size_ = bytes;
+    used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    return cut;
+}
 
 }  // namespace codellama

@@ -58,7 +58,7 @@ Matrix& Model::matrix(Slot slot, int layer) {
     }
 }
 
-void Model::set_matrix(Slot slot, int layer, int ggml_type, int rows, int columns, const uint8_t* source,
+void Model::add_matrix(Slot slot, int layer, int ggml_type, int rows, int columns, const uint8_t* source,
                        size_t bytes) {
     const Format format = format_of(ggml_type);
     const bool divides = rows > 0 && columns > 0 && columns % geometry(format).elements == 0;
@@ -66,18 +66,29 @@ void Model::set_matrix(Slot slot, int layer, int ggml_type, int rows, int column
     if (divides && bytes != expected) {
         refuse("matrix has " + std::to_string(bytes) + " bytes, " + std::to_string(expected) + " expected");
     }
-    Matrix packed = make_matrix(format, rows, columns);
-    std::atomic<int> next{0};
-    std::atomic<bool> finite{true};
+    matrix(slot, layer);  // refuses layers that do not exist
+    noted_.push_back({slot, layer, make_matrix(format, rows, columns, &arena_), source});
+    complete_ = false;
+}
+
+int Model::pack() {
+    std::vector<int> starts{0};  // number of each matrix's first tile
+    for (const Noted& each : noted_) starts.push_back(starts.back() + each.matrix.n_tiles());
+    std::atomic<int> next{0}, bad{-1};
     pool_.run([&](int) {
-        for (int tile = next++; tile < packed.n_tiles(); tile = next++) {
-            pack_tile(packed, tile, source);
-            if (!tile_is_finite(packed, tile)) finite.store(false);
+        for (int tile = next++; tile < starts.back(); tile = next++) {
+            const auto place = std::upper_bound(starts.begin(), starts.end(), tile) - starts.begin() - 1;
+            Noted& each = noted_[static_cast<size_t>(place)];
+            const int own = tile - starts[static_cast<size_t>(place)];
+            pack_tile(each.matrix, own, each.source);
+            if (!tile_is_finite(each.matrix, own)) bad.store(static_cast<int>(place));
         }
     });
-    if (!finite.load()) refuse("the weights contain NaN or infinite values");
-    matrix(slot, layer) = std::move(packed);
-    complete_ = false;
+    if (bad.load() < 0) {
+        for (Noted& each : noted_) matrix(each.slot, each.layer) = std::move(each.matrix);
+    }
+    noted_.clear();
+    return bad.load();
 }
 
 void Model::set_norm(NormSlot slot, int layer, const float* weight, int n) {

@@ -45,8 +45,13 @@ class Model {
    public:
     Model(const Shape& shape, int n_threads, const Kernels* kernels);
 
-    // Packs a matrix from the file's bytes, on all threads. tok_embeddings serves as the head when output is not set.
-    void set_matrix(Slot slot, int layer, int ggml_type, int rows, int columns, const uint8_t* source, size_t bytes);
+    // Takes note of a matrix: its bytes in the file must stay until `pack`. tok_embeddings serves as the head when
+    // output is not set.
+    void add_matrix(Slot slot, int layer, int ggml_type, int rows, int columns, const uint8_t* source, size_t bytes);
+    // Packs those noted since the last time, on all threads: all their tiles are one piece of work, so that a thread
+    // that another program keeps from running holds nobody up. Returns the place, among them, of one that holds NaN or
+    // Inf, or -1.
+    int pack();
     void set_norm(NormSlot slot, int layer, const float* weight, int n);
     void set_rope_frequency_factors(const float* factors, int n);
     // Throws unless every tensor is there in its shape; steps are refused until it has been called.
@@ -158,6 +163,14 @@ class Model {
     Shape shape_;
     const Kernels* kernels_;
     ThreadPool pool_;
+    struct Noted {
+        Slot slot;
+        int layer;
+        Matrix matrix;
+        const uint8_t* source;
+    };
+    Arena arena_;  // of the matrices
+    std::vector<Noted> noted_;
     Matrix tok_embeddings_, output_;
     std::vector<Layer> layers_;
     std::vector<float> norm_;

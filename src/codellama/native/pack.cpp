@@ -111,7 +111,8 @@ void legacy_high_bits(uint32_t high, uint8_t* plane, int lane) {
     put1(plane, lane, quad);
 }
 
-void pack_block(Format format, const uint8_t* block, const Place& to) {
+template <Format format>
+void pack_block(const uint8_t* block, const Place& to) {
     uint32_t quad[8], high[8];
     const int lane = to.lane, s = to.s;
     switch (format) {
@@ -182,6 +183,38 @@ void pack_block(Format format, const uint8_t* block, const Place& to) {
     }
 }
 
+// All blocks of a quantized tile, the format known to the compiler: packing's arithmetic takes half as long.
+template <Format format>
+void pack_blocks(const uint8_t* rows, size_t row_bytes, int lanes, int blocks, uint8_t* base) {
+    constexpr Geometry g = kGeometry[static_cast<int>(format)];
+    constexpr int per_block = g.elements / kBlock;
+    uint8_t* scales = base + static_cast<size_t>(blocks) * static_cast<size_t>(g.code_bytes);
+    uint8_t* super = scales + static_cast<size_t>(blocks) * static_cast<size_t>(g.scale_bytes);
+    for (int b = 0; b < blocks; ++b) {
+        const uint8_t* column = rows + static_cast<size_t>(b / per_block * g.bytes);
+        uint8_t* codes = base + static_cast<size_t>(b) * static_cast<size_t>(g.code_bytes);
+        for (int lane = 0; lane < lanes; ++lane) {
+            pack_block<format>(column + static_cast<size_t>(lane) * row_bytes,
+                               {codes, scales + b * g.scale_bytes, super + b / 8 * g.super_bytes, lane, b % per_block});
+        }
+    }
+}
+
+using PackBlocks = void (*)(const uint8_t*, size_t, int, int, uint8_t*);
+constexpr PackBlocks kPackBlocks[kFormats] = {nullptr,
+                                              nullptr,
+                                              nullptr,
+                                              pack_blocks<Format::Q4_0>,
+                                              pack_blocks<Format::Q4_1>,
+                                              pack_blocks<Format::Q5_0>,
+                                              pack_blocks<Format::Q5_1>,
+                                              pack_blocks<Format::Q8_0>,
+                                              pack_blocks<Format::Q2_K>,
+                                              pack_blocks<Format::Q3_K>,
+                                              pack_blocks<Format::Q4_K>,
+                                              pack_blocks<Format::Q5_K>,
+                                              pack_blocks<Format::Q6_K>};
+
 }  // namespace
 
 const Geometry& geometry(Format format) { return kGeometry[static_cast<int>(format)]; }
@@ -193,7 +226,7 @@ Format format_of(int ggml_type) {
     throw std::invalid_argument("no kernel for storage type " + std::to_string(ggml_type));
 }
 
-Matrix make_matrix(Format format, int rows, int columns) {
+Matrix make_matrix(Format format, int rows, int columns, Arena* arena) {
     const Geometry& g = geometry(format);
     if (rows <= 0 || columns <= 0 || columns % g.elements != 0) {
         throw std::invalid_argument("a " + std::to_string(rows) + " x " + std::to_string(columns) +
@@ -209,7 +242,8 @@ Matrix make_matrix(Format format, int rows, int columns) {
                                            (blocks + 7) / 8 * static_cast<size_t>(g.super_bytes)
                                      : static_cast<size_t>(m.padded_columns) * kLanes * static_cast<size_t>(g.bytes);
     m.tile_bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    m.tiles = Buffer(m.tile_bytes * static_cast<size_t>(m.n_tiles()));
+    const size_t total = m.tile_bytes * static_cast<size_t>(m.n_tiles());
+    m.tiles = arena != nullptr ? arena->take(total) : Buffer(total);
     return m;
 }
 
@@ -236,18 +270,7 @@ void pack_tile(Matrix& matrix, int tile, const uint8_t* source) {
         }
         return;
     }
-    const int blocks = matrix.n_blocks(), per_block = g.elements / kBlock;
-    uint8_t* scales = base + static_cast<size_t>(blocks) * static_cast<size_t>(g.code_bytes);
-    uint8_t* super = scales + static_cast<size_t>(blocks) * static_cast<size_t>(g.scale_bytes);
-    for (int b = 0; b < blocks; ++b) {
-        for (int lane = 0; lane < lanes; ++lane) {
-            const uint8_t* block =
-                rows + static_cast<size_t>(lane) * row_bytes + static_cast<size_t>(b / per_block * g.bytes);
-            pack_block(matrix.format, block,
-                       {base + static_cast<size_t>(b) * static_cast<size_t>(g.code_bytes), scales + b * g.scale_bytes,
-                        super + b / 8 * g.super_bytes, lane, b % per_block});
-        }
-    }
+    kPackBlocks[static_cast<int>(matrix.format)](rows, row_bytes, lanes, matrix.n_blocks(), base);
 }
 
 }  // namespace codellama

@@ -37,7 +37,8 @@ struct Matrix {
 };
 
 // An empty matrix of the right size. Throws std::invalid_argument when the columns do not divide into blocks.
-Matrix make_matrix(Format format, int rows, int columns);
+// Its memory is cut from the arena, if there is one.
+Matrix make_matrix(Format format, int rows, int columns, Arena* arena = nullptr);
 size_t source_row_bytes(Format format, int columns);
 // Fills one tile from the file's bytes (the whole matrix, row-major). Tiles may be filled from several threads.
 void pack_tile(Matrix& matrix, int tile, const uint8_t* source);

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codellama.model.tokenizer_base import SENTINELS, Tokenizer
-from codellama.model.tokenizer_bpe import ByteLevelTokenizer
-from codellama.model.tokenizer_bpe import _build as build_library
+from codellama.model.tokenizer_bpe import ByteLevelTokenizer, build_library
 from codellama.model.tokenizer_spm import SentencePieceTokenizer, model_proto
 from codellama.weights.files import read_bounded, synced_write
 

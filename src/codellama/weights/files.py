@@ -13,8 +13,6 @@ import errno
 import json
 import mmap
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -116,7 +114,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         raise ModelFileError(f"{target}: already exists: choose another folder or remove it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
+        draft = target.parent / f".{target.name}.{os.urandom(4).hex()}.partial"
         draft.mkdir()
     except OSError as error:
         raise ModelFileError(f"{target}: cannot be written: {error.strerror}") from None
@@ -127,6 +125,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
+        import shutil  # 4 ms with its compression libraries, and readers need none
+
         shutil.rmtree(draft, ignore_errors=True)
 
 
@@ -135,7 +135,7 @@ def atomic_file(path: Path, data: bytes) -> None:
 
     Raises ModelFileError when it cannot be written; nothing is left behind then.
     """
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         synced_write(draft, data)

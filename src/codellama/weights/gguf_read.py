@@ -25,6 +25,7 @@ __all__ = ["GGUFFile", "Value", "read_gguf"]
 Value = int | float | bool | str | Sequence["Value"]
 
 _SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
+_STRUCTS = {code: struct.Struct("<" + code) for code in _SCALARS.values()}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 4
 
@@ -54,9 +55,9 @@ class _Cursor:
         return at
 
     def scalar(self, code: str) -> int | float | bool:
-        size = struct.calcsize("<" + code)
+        layout = _STRUCTS[code]
         value: int | float | bool
-        (value,) = struct.unpack_from("<" + code, self.data, self.take(size))
+        (value,) = layout.unpack_from(self.data, self.take(layout.size))
         return value
 
     def u64(self) -> int:
@@ -92,7 +93,35 @@ class _Cursor:
             raise self.fail(f"unsupported array of type {kind}")
         if n * 8 > self.size - self.at:
             raise self.fail(f"an array of {n} strings does not fit")
-        return self.texts(n)
+        return self.usual_texts(n) or self.texts(n)
+
+    def usual_texts(self, n: int) -> list[Value] | None:
+        """What `texts` gives for strings of 1 to 255 bytes, UTF-8 without NUL; None for others.
+
+        Two arrays of 49,000 strings take 6 ms by whole-array operations, 30 one by one.
+        """
+        near = np.frombuffer(self.data, np.uint8, min(n * 24, self.size - self.at), self.at)
+        zero = near == 0
+        # Seven NULs follow each length, and nothing else.
+        seven = (
+            zero[1:-6] & zero[2:-5] & zero[3:-4] & zero[4:-3] & zero[5:-2] & zero[6:-1] & zero[7:]
+        )
+        starts = np.flatnonzero(seven)[:n]
+        if len(starts) < n or n == 0 or starts[0] != 0:
+            return None
+        lengths = near[starts].astype(np.int64)
+        end = int(starts[-1] + 8 + lengths[-1])
+        chained = (starts[1:] == starts[:-1] + 8 + lengths[:-1]).all()
+        if not chained or end > len(near) or np.count_nonzero(zero[:end]) != 7 * n:
+            return None
+        text = near[:end].copy()
+        text[starts] = 0
+        try:
+            out: list[Value] = [*text[8:].tobytes().decode("utf-8").split("\0" * 8)]
+        except UnicodeDecodeError:
+            return None
+        self.at += end
+        return out
 
     def texts(self, n: int) -> list[Value]:
         out: list[Value] = []

@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import ModelFileError
-from codellama.weights.checkpoint import Layout, check_layouts
-from codellama.weights.detect import find_weights
-from codellama.weights.gguf import config_from_gguf, gguf_name, meta_name, read_gguf
-from codellama.weights.huggingface import HuggingFaceFolder
+from codellama.weights.checkpoint import Checkpoint, Layout, check_layouts
+from codellama.weights.detect import Format, find_weights
+from codellama.weights.gguf_config import config_from_gguf, gguf_name, meta_name
+from codellama.weights.gguf_read import read_gguf
 from codellama.weights.memory import check_memory
-from codellama.weights.meta import MetaFolder
 from codellama.weights.model_file import ROPE_FACTORS, ModelFile, naming
 from codellama.weights.tensor import Tensor
 
@@ -46,12 +45,7 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
         ModelFileError: no model, a damaged or incomplete one, or another architecture.
     """
     format, found = find_weights(Path(path))
-    if format == "gguf":
-        model = ModelFile(found, format, _GGUFCheckpoint(found))
-    elif format == "safetensors":
-        model = ModelFile(found, format, HuggingFaceFolder(found))
-    else:
-        model = ModelFile(found, format, MetaFolder(found))
+    model = ModelFile(found, format, _checkpoint(format, found))
     adapters = adapters_of(Path(path))
     if adapters:
         from codellama.weights.adapter import open_adapted  # few models need it
@@ -59,6 +53,19 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
         for adapter in adapters:
             model = open_adapted(model, adapter, None)
     return model
+
+
+def _checkpoint(format: Format, path: Path) -> Checkpoint:
+    """Readers are imported when their format comes: Meta's and Hugging Face's take 6 ms."""
+    if format == "gguf":
+        return _GGUFCheckpoint(path)
+    if format == "safetensors":
+        from codellama.weights.huggingface import HuggingFaceFolder
+
+        return HuggingFaceFolder(path)
+    from codellama.weights.meta import MetaFolder
+
+    return MetaFolder(path)
 
 
 def adapters_of(path: Path) -> list[Path]:

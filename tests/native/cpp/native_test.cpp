@@ -234,7 +234,8 @@ void load(Model& model, Format format) {
     rng.seed(11);
     const auto add = [&](Slot slot, int layer, int rows, int columns) {
         const std::vector<uint8_t> bytes = random_weights(format, rows, columns);
-        model.set_matrix(slot, layer, geometry(format).ggml_type, rows, columns, bytes.data(), bytes.size());
+        model.add_matrix(slot, layer, geometry(format).ggml_type, rows, columns, bytes.data(), bytes.size());
+        check(model.pack() == -1, "weights are finite");
     };
     add(Slot::tok_embeddings, -1, 40, 64);
     const std::vector<float> ones(64, 0.05f);

@@ -10,6 +10,7 @@ import json
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,9 @@ def parameters(
     return params
 
 
-def load(model: str, *, context: int | None, threads: int | None) -> CodeLlama:
+def load(
+    model: str, *, context: int | None, threads: int | None, kv_type: str = "f16"
+) -> CodeLlama:
     """A model by name, pulled when it is not here yet."""
     from codellama import CodeLlama
     from codellama.hub import resolve
@@ -58,7 +61,7 @@ def load(model: str, *, context: int | None, threads: int | None) -> CodeLlama:
     except NotFoundError:
         with progress_bar() as progress:
             path = resolve(model, pull=True, progress=progress)
-    return CodeLlama.load(path, context=context, threads=threads)
+    return CodeLlama.load(path, context=context, threads=threads, kv_type=kv_type)
 
 
 def split_words(words: list[str]) -> tuple[str, str | None]:
@@ -119,6 +122,7 @@ def run(
     verbose: bool,
     context: int | None,
     threads: int | None,
+    kv_type: str,
 ) -> None:
     """One answer, or a conversation when there is neither a prompt nor piped input."""
     model, prompt = split_words(words)
@@ -130,7 +134,8 @@ def run(
         if prompt is None:
             raise RequestError("nothing to do: give a prompt, or pipe one in")
     begin = time.perf_counter()
-    llm = load(model, context=context, threads=threads)
+    loading = partial(load, context=context, threads=threads, kv_type=kv_type)
+    llm = loading(model)
     loaded = time.perf_counter() - begin
     if prompt is None:
         repl = Repl(
@@ -139,7 +144,7 @@ def run(
             params,
             system=system,
             verbose=verbose,
-            load=lambda name: load(name, context=context, threads=threads),
+            load=loading,
         )
         repl.loop()
         return
@@ -178,6 +183,7 @@ def complete(
     as_json: bool,
     context: int | None,
     threads: int | None,
+    kv_type: str,
 ) -> None:
     """The prefix comes on stdin, whole and untouched. What is typed at may end inside a token (a
     newline and the indentation after it are one): that boundary is undone.
@@ -193,7 +199,7 @@ def complete(
     prefix = _piped()
     if not prefix and not suffix:
         raise RequestError("nothing to complete: the prefix is read from standard input")
-    llm = load(model or DEFAULT_MODEL, context=context, threads=threads)
+    llm = load(model or DEFAULT_MODEL, context=context, threads=threads, kv_type=kv_type)
     if as_json:
         done = (
             llm.complete(prefix, heal=True, **params)

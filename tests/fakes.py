@@ -137,6 +137,7 @@ class FakeRunner:
 class KeepingRunner(FakeRunner):
     """A fake whose blocks can be taken out and put back."""
 
+    kv_type = "f16"
     block_bytes = BLOCK_SIZE * 16
 
     def read_block(self, block: int, out: np.ndarray) -> None:

@@ -22,6 +22,9 @@ CEILINGS = {
         ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"), _INT8
     ),
 }
+KV_CEILINGS = {"f16": 2e-3, "q8_0": 2.5e-2}
+"""Root mean square error of attention over a cache of that type, relative to the output's size."""
+
 REMAINDERS = ((1, 96, 4), (5, 33, 1), (9, 130, 3), (13, 17, 8), (32, 64, 2))
 """Rows of activations, rows of weights, blocks of columns."""
 

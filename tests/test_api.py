@@ -329,7 +329,7 @@ def test_a_device_that_cannot_be_used_says_why(
     monkeypatch.setitem(sys.modules, "torch", torch)
     reason = "pip install" if torch is None else "is not here: no CUDA"
     with pytest.raises(errors.RequestError, match=f"'cuda' .*{reason}"):
-        loading._torch_runner(None, 16, "cuda")  # type: ignore[arg-type]
+        loading._torch_runner(None, 16, "cuda", "f16")  # type: ignore[arg-type]
 
 
 def _no_device(*_: object, **__: object) -> None:

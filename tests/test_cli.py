@@ -127,6 +127,7 @@ def test_export_quantize_and_show(run: Run, meta: Path, tmp_path: Path) -> None:
     about = json.loads(run("show", "./b.gguf", "--json", "--context", "100").out)
     assert (about["quantization"], about["infills"], about["vocabulary"]) == ("BF16", True, SIZE)
     assert about["kv_bytes"] == {"100": CONFIG.kv_bytes(100)}
+    assert about["kv_bytes_q8_0"] == {"100": CONFIG.kv_bytes(100, "q8_0")}
     assert about["parameters"] == CONFIG.n_parameters
     shown = run("show", "./b.gguf", "--context", "100").out
     assert all(len(line) <= 80 for line in shown.splitlines()[:-1])

@@ -48,6 +48,18 @@ def test_a_model_drafts_rightly_for_itself(files: dict[str, Path]) -> None:
     assert usage.accepted_tokens >= 0.4 * usage.drafted_tokens, "lookup drafts, too, and may miss"
 
 
+def test_int8_caches_are_both_models(files: dict[str, Path]) -> None:
+    alone = CodeLlama.load(files["large"], threads=1, device="cpu", kv_type="q8_0")
+    llm = CodeLlama.load(
+        files["large"], draft=files["small"], threads=1, device="cpu", kv_type="q8_0"
+    )
+    for params in ({}, {"temperature": 1.0, "seed": 3}):
+        got = llm.complete([5, 6, 7], max_tokens=90, ignore_eos=True, **params)
+        assert got == alone.complete([5, 6, 7], max_tokens=90, ignore_eos=True, **params)
+    with pytest.raises(RequestError, match="kv_type is 'q4_0'"):
+        CodeLlama.load(files["large"], kv_type="q4_0")
+
+
 def test_another_vocabulary(files: dict[str, Path]) -> None:
     with pytest.raises(RequestError, match="cannot draft: its vocabulary is not the large"):
         CodeLlama.load(files["large"], draft=files["other"], threads=1)

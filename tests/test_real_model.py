@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,12 +31,21 @@ def llm(smollm2_path: Path) -> Iterator[CodeLlama]:
     yield CodeLlama.load(smollm2_path, device="cpu", context=1024)
 
 
+@pytest.fixture(scope="module")
+def small(smollm2_path: Path) -> Iterator[CodeLlama]:
+    """The same with a cache of 8 bits."""
+    yield CodeLlama.load(smollm2_path, device="cpu", context=1024, kv_type="q8_0")
+
+
 PARAMS = SamplingParams(max_tokens=32)
+KV_DIVERGENCE = 7e-3  # measured: 0.0012 on amx, 0.0043 on avx512
 
 
-def answers(path: Path, batches: list[list[str]], config: SchedulerConfig) -> list[list[int]]:
+def answers(
+    path: Path, batches: list[list[str]], config: SchedulerConfig, kv_type: str = "f16"
+) -> list[list[int]]:
     """Greedy answers without a prefix cache, on a runner of their own: an engine owns its cache."""
-    llm = CodeLlama.load(path, device="cpu", context=1024)
+    llm = CodeLlama.load(path, device="cpu", context=1024, kv_type=kv_type)
     engine = Engine(llm.runner, stop_ids=llm.tokenizer.stop_ids, config=config, prefix_cache=False)
     outputs = []
     for batch in batches:
@@ -81,6 +91,43 @@ def test_cached(llm: CodeLlama, alone: list[list[int]]) -> None:
 def test_chunked(smollm2_path: Path, alone: list[list[int]]) -> None:
     config = SchedulerConfig(step_tokens=7, max_running=4)
     assert answers(smollm2_path, [PROMPTS], config) == alone
+
+
+def test_a_cache_of_8_bits_batched_chunked_and_cached(smollm2_path: Path, small: CodeLlama) -> None:
+    alone = answers(smollm2_path, [[prompt] for prompt in PROMPTS], SchedulerConfig(), "q8_0")
+    assert [out.tokens for out in small.complete_many(PROMPTS, max_tokens=32)] == alone
+    again = small.complete(PROMPTS[-1], max_tokens=32)
+    assert (again.usage.cached_tokens, again.tokens) == (16, alone[-1])
+    config = SchedulerConfig(step_tokens=7, max_running=4)
+    assert answers(smollm2_path, [PROMPTS], config, "q8_0") == alone
+    drafted = small.complete_many(PROMPTS, max_tokens=32, speculate=True)
+    assert [out.tokens for out in drafted] == alone
+
+
+def test_a_cache_of_8_bits_changes_little(llm: CodeLlama, small: CodeLlama) -> None:
+    """Kullback-Leibler divergence from the cache of 16 bits, in nats a token: docs/NUMERICS.md.
+    Most of it is the rounding of activations, which falls otherwise where keys differ.
+    """
+    ids = llm.tokenizer.encode(inspect.getsource(inspect))[:512]
+    want, got = (
+        logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        for logits in (one.logits(ids).astype(np.float64) for one in (llm, small))
+    )
+    divergence = (np.exp(want) * (want - got)).sum(axis=-1)
+    assert 0 < divergence.mean() < KV_DIVERGENCE
+    assert (want.argmax(axis=-1) == got.argmax(axis=-1)).mean() > 0.93
+
+
+def test_prefixes_kept_in_8_bits(smollm2_path: Path, small: CodeLlama, tmp_path: Path) -> None:
+    """They come back, and no cache of 16 bits takes them."""
+    want = small.complete(PROMPTS[1] * 3, max_tokens=8).tokens
+    saved = small.engine.save_prefixes(tmp_path / "p", "model", most_bytes=1 << 30)
+    for kv_type, restored in (("q8_0", saved), ("f16", 0)):
+        fresh = CodeLlama.load(smollm2_path, device="cpu", context=1024, kv_type=kv_type)
+        assert fresh.engine.restore_prefixes(tmp_path / "p", "model") == restored
+        answer = fresh.complete(PROMPTS[1] * 3, max_tokens=8)
+        assert (answer.usage.cached_tokens > 0) == (restored > 0)
+        assert kv_type == "f16" or answer.tokens == want
 
 
 def test_drafted(llm: CodeLlama, alone: list[list[int]]) -> None:

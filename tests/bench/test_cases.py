@@ -55,6 +55,9 @@ def test_a_token_reads_the_weights_and_what_came_before() -> None:
     together = load.cost(Case("tg", 2, depth=1000, sequences=4))
     assert together.bytes == 2 * 90_000_000 + 4 * SMOL.kv_bytes(1000 + 1001)
     assert together.ops == 4 * cost.ops
+    small = Workload(SMOL, weight_bytes=90_000_000, kv_type="q8_0")
+    read = small.cost(Case("tg", 2, depth=1000)).bytes - 2 * 90_000_000
+    assert read == SMOL.kv_bytes(1000 + 1001, "q8_0") == SMOL.kv_bytes(1000 + 1001) * 68 // 128
 
 
 def test_the_slower_of_memory_and_multiplication_bounds() -> None:

@@ -52,6 +52,16 @@ def test_a_restored_cache_answers_alike_and_computes_less(tmp_path: Path) -> Non
     assert (tmp_path / "p").stat().st_mode & 0o077 == 0
 
 
+def test_another_kind_of_cache_is_refused(tmp_path: Path) -> None:
+    """Though its blocks be of the same size."""
+    filled().save_prefixes(tmp_path / "p", MODEL, most_bytes=ROOM)
+    other = KeepingRunner(n_blocks=64)
+    other.kv_type = "q8_0"
+    fresh = Engine(other)
+    assert fresh.restore_prefixes(tmp_path / "p", MODEL) == 0
+    assert ask(fresh, PROMPTS[0])[1] == 0
+
+
 def test_the_most_recent_are_kept_where_room_is_short(tmp_path: Path) -> None:
     engine = filled()
     few = 5 * KeepingRunner.block_bytes

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.engine.runner import BLOCK_SIZE, Batch
-from codellama.engine.torch_runner import TorchRunner, load_llama
+from codellama.engine.torch_runner import TorchRunner, hadamard, load_llama
 from codellama.errors import ModelFileError
 from codellama.model.config import ModelConfig
 from codellama.model.llama import Llama
@@ -97,6 +97,25 @@ def test_copied_blocks_continue_alike() -> None:
     runner.copy_block(0, 2)
     original = step(runner, [([5], BLOCK_SIZE, [0, 1])], [0])
     np.testing.assert_array_equal(step(runner, [([5], BLOCK_SIZE, [2, 3])], [0]), original)
+
+
+def test_int8_caches_cost_little_and_are_copied_whole() -> None:
+    model, text = load_llama(weights()), list(range(40))
+    runner = TorchRunner(model, n_blocks=8, kv_type="q8_0")
+    logits = step(runner, [(text, 0, [3, 1, 0])], list(range(40)))
+    expected = model(torch.tensor([text]))[0].numpy()
+    error = np.sqrt(((logits - expected) ** 2).mean()) / expected.std()
+    assert 1e-4 < error < 0.05, error
+    for source, target in ((3, 4), (1, 5), (0, 6)):
+        runner.copy_block(source, target)
+    again = step(runner, [([7], 39, [4, 5, 6])], [0])
+    np.testing.assert_array_equal(step(runner, [([7], 39, [3, 1, 0])], [0]), again)
+
+
+@pytest.mark.parametrize("head_dim", [2, 10, 24, 64, 80])
+def test_the_mixing_of_heads_changes_no_product(head_dim: int) -> None:
+    mixer_HH = hadamard(head_dim, torch.zeros(1))
+    torch.testing.assert_close(mixer_HH @ mixer_HH.T, torch.eye(head_dim))
 
 
 def test_missing_and_misshapen_tensors_are_named() -> None:

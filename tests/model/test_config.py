@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from codellama.model.config import PUBLISHED, ffn_hidden
+from codellama.errors import RequestError
+from codellama.model.config import PUBLISHED, ffn_hidden, kv_type_of
 
 # size: dim, layers, heads, kv heads, ffn, parameters with 32,016 or (34B) 32,000 tokens
 SIZES = {
@@ -57,6 +58,14 @@ def test_cache_sizes() -> None:
     """Bytes a token in bf16, as the fact sheet has them."""
     sizes = [PUBLISHED[f"codellama:{s}-code"].kv_bytes(1) for s in SIZES]
     assert sizes == [524_288, 819_200, 196_608, 327_680]
+    assert PUBLISHED["codellama:7b-code"].kv_bytes(1, "q8_0") == 2 * 32 * 32 * (128 + 4)
+    assert PUBLISHED["smollm2:135m"].kv_bytes(2, "q8_0") == 2 * 2 * 30 * 3 * 68
+
+
+def test_kinds_of_cache_by_name() -> None:
+    assert kv_type_of("q8_0") == "q8_0"
+    with pytest.raises(RequestError, match=r"OLLAMA_KV_CACHE_TYPE is 'q4_0': .* f16 or q8_0"):
+        kv_type_of("q4_0", "OLLAMA_KV_CACHE_TYPE")
 
 
 @pytest.mark.parametrize(

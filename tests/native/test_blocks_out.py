@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from codellama.engine.engine import Engine
 from codellama.engine.native_runner import NativeRunner
 from codellama.engine.request import Request, SamplingParams
+from codellama.model.config import KvType
 from codellama.weights.load import open_model
 
 
 @pytest.mark.weights
-def test_blocks_read_are_blocks_written(smollm2_path: object) -> None:
-    runner = NativeRunner(open_model(smollm2_path), context=256, n_blocks=32)  # type: ignore[arg-type]
+@pytest.mark.parametrize("kv_type, position_bytes", [("f16", 128), ("q8_0", 68)])
+def test_blocks_read_are_blocks_written(
+    smollm2_path: Path, kv_type: KvType, position_bytes: int
+) -> None:
+    runner = NativeRunner(open_model(smollm2_path), context=256, n_blocks=32, kv_type=kv_type)
+    assert runner.kv_type == kv_type
+    assert runner.block_bytes == 2 * 30 * 3 * 16 * position_bytes
+    assert runner.cache_bytes == 32 * runner.block_bytes
     engine = Engine(runner)
     request = Request(prompt_ids=tuple(range(100, 180)), params=SamplingParams(max_tokens=8))
     (first,) = engine.generate([request])

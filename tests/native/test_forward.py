@@ -5,8 +5,9 @@ placement.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.engine.native_runner import NativeRunner
-from codellama.engine.runner import Batch
-from codellama.engine.torch_runner import load_llama
+from codellama.engine.runner import Batch, Runner
+from codellama.engine.torch_runner import TorchRunner, load_llama
 from codellama.errors import ModelFileError, RequestError
-from codellama.model.config import ModelConfig, RopeScaling
+from codellama.model.config import KV_TYPES, KvType, ModelConfig, RopeScaling
 from codellama.model.llama import Llama
 from codellama.native import available_isas
 from codellama.weights.blocks import quantize
@@ -65,7 +66,7 @@ class Weights:
 
 
 def run(
-    runner: NativeRunner,
+    runner: Runner,
     parts: Sequence[tuple[Sequence[int], int, Sequence[int]]],
     n_decode: int = 0,
 ) -> np.ndarray:
@@ -100,6 +101,22 @@ def test_float32_agrees_with_pytorch(name: str, isa: str) -> None:
     # Keys and values are kept in float16: 2^-11 of each.
     np.testing.assert_allclose(logits, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
     assert expected.std() > 0.05
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_int8_caches_agree_with_pytorch(name: str, isa: str) -> None:
+    """Both keep the same codes, but for ties that float32 decides otherwise."""
+    weights = Weights(SHAPES[name])
+    text = tokens_of(40, weights.config.vocab_size)
+    parts = [(text, 0, [2, 0, 3])]
+    slow = TorchRunner(load_llama(weights), context=64, kv_type="q8_0")
+    logits = run(NativeRunner(weights, context=64, threads=2, isa=isa, kv_type="q8_0"), parts)
+    expected = run(slow, parts)
+    error = np.sqrt(((logits - expected) ** 2).mean()) / expected.std()
+    assert error < 5e-3
+    plain = run(TorchRunner(load_llama(weights), context=64), parts)
+    assert np.sqrt(((plain - expected) ** 2).mean()) / expected.std() > 2 * error
 
 
 @pytest.mark.parametrize(
@@ -147,15 +164,27 @@ def test_steps_beyond_the_second_level_cache() -> None:
         np.testing.assert_array_equal(part, whole[begin : begin + 100])
 
 
-@pytest.fixture(scope="module")
-def reference() -> tuple[Weights, list[int], np.ndarray]:
+@dataclass(frozen=True)
+class Reference:
     """A quantized model, a text past the attention's chunk of 512 positions, and its logits in
     one go.
     """
+
+    weights: Weights
+    kv_type: KvType
+    text: list[int]
+    logits: np.ndarray
+
+    def runner(self, **options: Any) -> NativeRunner:
+        return NativeRunner(self.weights, kv_type=self.kv_type, **options)
+
+
+@pytest.fixture(scope="module", params=KV_TYPES)
+def reference(request: pytest.FixtureRequest) -> Reference:
     weights = Weights(replace(TINY, n_heads=6, n_kv_heads=2), GGMLType.Q4_0)
     text = tokens_of(1100, TINY.vocab_size, seed=5)
-    runner = NativeRunner(weights, context=1200, threads=1)
-    return weights, text, run(runner, [(text, 0, range(75))])
+    runner = NativeRunner(weights, context=1200, threads=1, kv_type=request.param)
+    return Reference(weights, request.param, text, run(runner, [(text, 0, range(75))]))
 
 
 @settings(max_examples=12, deadline=None)
@@ -165,17 +194,17 @@ def reference() -> tuple[Weights, list[int], np.ndarray]:
     threads=st.sampled_from([1, 2, 3, 5]),
 )
 def test_chunks_blocks_and_threads_change_no_bit(
-    reference: tuple[Weights, list[int], np.ndarray],
+    reference: Reference,
     cuts: list[int],
     order: list[int],
     threads: int,
 ) -> None:
-    weights, text, expected = reference
-    runner = NativeRunner(weights, context=1200, threads=threads)
+    text = reference.text
+    runner = reference.runner(context=1200, threads=threads)
     edges = [0, *sorted(cuts), len(text)]
     for begin, end in pairwise(edges):
         logits = run(runner, [(text[begin:end], begin, order)])
-        np.testing.assert_array_equal(logits, expected[begin:end])
+        np.testing.assert_array_equal(logits, reference.logits[begin:end])
 
 
 @settings(max_examples=12, deadline=None)
@@ -185,11 +214,11 @@ def test_chunks_blocks_and_threads_change_no_bit(
     first=st.booleans(),
 )
 def test_company_changes_no_bit(
-    reference: tuple[Weights, list[int], np.ndarray], at: int, companions: list[int], first: bool
+    reference: Reference, at: int, companions: list[int], first: bool
 ) -> None:
     """One token decoded at any depth beside prefills of strangers."""
-    weights, text, expected = reference
-    runner = NativeRunner(weights, context=1200, n_blocks=100, threads=2)
+    text = reference.text
+    runner = reference.runner(context=1200, n_blocks=100, threads=2)
     if at:
         run(runner, [(text[:at], 0, range(75))])
     others = [
@@ -198,7 +227,7 @@ def test_company_changes_no_bit(
     ]
     own = ([text[at]], at, range(75))
     logits = run(runner, [own, *others] if first else [*others, own])
-    np.testing.assert_array_equal(logits[0 if first else -1], expected[at])
+    np.testing.assert_array_equal(logits[0 if first else -1], reference.logits[at])
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -230,13 +259,13 @@ def test_prompts_beside_answers_change_no_bit(isa: str) -> None:
     )
 
 
-def test_copied_blocks_continue_alike(reference: tuple[Weights, list[int], np.ndarray]) -> None:
-    weights, text, expected = reference
-    runner = NativeRunner(weights, context=64, n_blocks=8, threads=2)
+def test_copied_blocks_continue_alike(reference: Reference) -> None:
+    text = reference.text
+    runner = reference.runner(context=64, n_blocks=8, threads=2)
     run(runner, [(text[:20], 0, [0, 1])])
     runner.copy_block(0, 5)
     runner.copy_block(1, 7)
-    np.testing.assert_array_equal(run(runner, [([text[20]], 20, [5, 7])])[0], expected[20])
+    np.testing.assert_array_equal(run(runner, [([text[20]], 20, [5, 7])])[0], reference.logits[20])
 
 
 def test_hidden_states_lead_to_the_logits() -> None:

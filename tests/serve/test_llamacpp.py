@@ -156,6 +156,7 @@ def test_states(talking: httpx.Client) -> None:
     assert talking.get("/health").json() == {"status": "ok"}
     props = talking.get("/props").json()
     assert props["default_generation_settings"]["n_ctx"] == 1024
+    assert props["default_generation_settings"]["cache_type_k"] == "f16"
     assert "/" not in props["model_path"]
     assert talking.get("/slots").json() == []
     metrics = talking.get("/metrics").text

@@ -64,12 +64,16 @@ def test_the_environment() -> None:
             "OLLAMA_CONTEXT_LENGTH": "2048",
             "OLLAMA_ORIGINS": "https://a.example, b://*",
             "OLLAMA_MAX_LOADED_MODELS": "1",
+            "OLLAMA_KV_CACHE_TYPE": "q8_0",
             "CODELLAMA_KEEP_ALIVE": "1m",
         }
     )
     assert (made.host, made.port, made.parallel, made.max_queue) == ("0.0.0.0", 1234, 8, 7)
     assert made.keep_alive == 60 and made.context == 2048 and made.max_loaded == 1
     assert made.origins == ("https://a.example", "b://*")
+    assert made.kv_type == "q8_0" and Settings.from_environment({}).kv_type == "f16"
+    with pytest.raises(RequestError, match="OLLAMA_KV_CACHE_TYPE is 'q4_0'"):
+        Settings.from_environment({"OLLAMA_KV_CACHE_TYPE": "q4_0"})
     with pytest.raises(RequestError, match="OLLAMA_MAX_QUEUE"):
         Settings.from_environment({"OLLAMA_MAX_QUEUE": "many"})
 

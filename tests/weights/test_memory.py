@@ -31,9 +31,16 @@ def test_the_message_says_by_how_much() -> None:
         check_memory(File(), 4096, available=4_000_000_000)
     assert str(caught.value) == (
         "codellama:7b-code needs 6.05 GB of memory (weights 3.80 GB, a context of 4,096 tokens "
-        "2.15 GB), 4.00 GB is free: 2.05 GB too much; take a smaller quantization or a shorter "
-        "context"
+        "2.15 GB), 4.00 GB is free: 2.05 GB too much; take a smaller quantization, kv_type "
+        "q8_0 or a shorter context"
     )
+
+
+def test_a_cache_of_8_bits_takes_less() -> None:
+    half = CACHE * (128 + 4) // 256
+    check_memory(File(), 4096, available=3_900_000_000 + half, kv_type="q8_0")
+    with pytest.raises(ModelTooLargeError, match=r"1\.11 GB.*smaller quantization or a shorter"):
+        check_memory(File(), 4096, available=3_900_000_000 + half - 1, kv_type="q8_0")
 
 
 def system(root: Path, **files: str) -> Path:

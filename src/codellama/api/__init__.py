@@ -74,6 +74,7 @@ class CodeLlama:
         threads: int | None = None,
         device: str = "auto",
         isa: str | None = None,
+        kv_type: str = "f16",
         draft: str | os.PathLike[str] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> CodeLlama:
@@ -86,6 +87,8 @@ class CodeLlama:
             device: "cpu" is the native engine; "cuda", "cuda:1", "mps" and "cpu-torch" run the
                 PyTorch forward; "auto" takes a CUDA device if there is one, else the native engine.
             isa: the native engine's instruction set, by name; default the best.
+            kv_type: how the cache keeps keys and values: "f16", or "q8_0", which takes a little
+                more than half the memory.
             draft: a small model of the same vocabulary, by name, file or folder, that guesses
                 ahead: answers come faster and stay the same.
             progress: called with (tensors loaded, tensors in all).
@@ -105,6 +108,7 @@ class CodeLlama:
             threads=threads,
             device=device,
             isa=isa,
+            kv_type=kv_type,
             draft=draft,
             progress=progress,
         )

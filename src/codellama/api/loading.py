@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from codellama.api.beside import Beside
 from codellama.api.merged import open_merged
 from codellama.engine.runner import BLOCK_SIZE
 from codellama.errors import RequestError
-from codellama.model.config import ModelConfig
+from codellama.model.config import KvType, ModelConfig, kv_type_of
 
 if TYPE_CHECKING:
     from codellama.engine.runner import Runner
@@ -53,6 +54,7 @@ def open_parts(
     device: str,
     isa: str | None,
     progress: Progress | None,
+    kv_type: str = "f16",
     draft: str | os.PathLike[str] | None = None,
     cache_tokens: int | None = None,
 ) -> Parts:
@@ -67,15 +69,17 @@ def open_parts(
 
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise RequestError(f"threads is {threads!r}: it must be an integer from 1 up")
+    kept = kv_type_of(kv_type)
     model_file = open_merged(resolve(name_or_path))
     length = serving_context(model_file.config, context)
     device = pick_device(device)
     if device == "cpu":  # what the native engine holds; PyTorch's own errors tell of the others
-        check_memory(model_file, max(length, cache_tokens or 0))
+        check_memory(model_file, max(length, cache_tokens or 0), kv_type=kept)
     n_blocks = None if cache_tokens is None else -(-max(length, cache_tokens) // BLOCK_SIZE)
+    make = partial(_runner, device=device, threads=threads, isa=isa, kv_type=kept)
 
     def load(progress: Progress | None) -> Runner:
-        return _runner(model_file, length, device, threads, isa, progress, n_blocks)
+        return make(model_file, length, progress=progress, n_blocks=n_blocks)
 
     if device == "cpu":
         with Beside(load, progress) as loading:  # packing weights needs no lock of Python's
@@ -87,22 +91,19 @@ def open_parts(
         runner = load(progress)
     small = None
     if draft is not None:
-        small = _draft_runner(draft, tokenizer, runner.vocab_size, length, device, threads, isa)
+        file = _draft_file(draft, tokenizer, runner.vocab_size)
+        short = min(length, file.config.context)
+        if device == "cpu":
+            check_memory(file, short, kv_type=kept)
+        small = make(file, short)
     return Parts(runner, tokenizer, model_file.config, model_file.chat_template, small)
 
 
-def _draft_runner(
-    name_or_path: str | os.PathLike[str],
-    tokenizer: Tokenizer,
-    vocab_size: int,
-    context: int,
-    device: str,
-    threads: int | None,
-    isa: str | None,
-) -> Runner:
+def _draft_file(
+    name_or_path: str | os.PathLike[str], tokenizer: Tokenizer, vocab_size: int
+) -> ModelFile:
     """A draft model; its ids must mean what the large model's do."""
     from codellama.hub import resolve
-    from codellama.weights.load import check_memory
 
     model_file = open_merged(resolve(name_or_path))
     own, known = model_file.tokenizer(), tokenizer.vocab_size
@@ -111,20 +112,19 @@ def _draft_runner(
         raise RequestError(
             f"{model_file.config.name} cannot draft: its vocabulary is not the large model's"
         )
-    length = min(context, model_file.config.context)
-    if device == "cpu":
-        check_memory(model_file, length)
-    return _runner(model_file, length, device, threads, isa, None, None)
+    return model_file
 
 
 def _runner(
     model_file: ModelFile,
     context: int,
+    *,
     device: str,
     threads: int | None,
     isa: str | None,
-    progress: Progress | None,
-    n_blocks: int | None,
+    kv_type: KvType,
+    progress: Progress | None = None,
+    n_blocks: int | None = None,
 ) -> Runner:
     if device == "cpu":
         from codellama.engine.native_runner import NativeRunner
@@ -135,12 +135,13 @@ def _runner(
             n_blocks=n_blocks,
             threads=threads,
             isa=isa,
+            kv_type=kv_type,
             progress=progress,
         )
-    return _torch_runner(model_file, context, device.removesuffix("-torch"))
+    return _torch_runner(model_file, context, device.removesuffix("-torch"), kv_type)
 
 
-def _torch_runner(model_file: ModelFile, context: int, device: str) -> Runner:
+def _torch_runner(model_file: ModelFile, context: int, device: str, kv_type: KvType) -> Runner:
     try:
         import torch
     except ImportError:
@@ -154,7 +155,7 @@ def _torch_runner(model_file: ModelFile, context: int, device: str) -> Runner:
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         raise RequestError(f"device {device!r} is not here: {str(error).splitlines()[0]}") from None
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    return TorchRunner(load_llama(model_file, device, dtype), context=context)
+    return TorchRunner(load_llama(model_file, device, dtype), context=context, kv_type=kv_type)
 
 
 def serving_context(config: ModelConfig, wanted: int | None) -> int:

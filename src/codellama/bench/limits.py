@@ -3,8 +3,8 @@
 A step reads every weight once, whatever the number of tokens in it, and the keys and values of all
 that came before; it multiplies every weight with every token. Reading at the memory's bandwidth
 and multiplying at the int8 rate, side by side, is the limit: the roofline (Williams et al., 2009).
-Storage types count as they lie in the file, keys and values as float16. Norms, softmax, activations
-and sampling count as free, so the limit cannot be reached, only approached.
+Storage types count as they lie in the file, keys and values as the cache keeps them. Norms,
+softmax, activations and sampling count as free, so the limit cannot be reached, only approached.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codellama.bench.cases import Case
-from codellama.model.config import ModelConfig
+from codellama.model.config import KvType, ModelConfig
 from codellama.weights.load import ModelFile
 
 __all__ = ["Cost", "Limits", "Workload"]
@@ -55,17 +55,19 @@ class Workload:
         config: its shape.
         weight_bytes: read per step: all tensors as stored, without embeddings that are only looked
             up.
+        kv_type: how the cache keeps keys and values.
     """
 
     config: ModelConfig
     weight_bytes: int
+    kv_type: KvType = "f16"
 
     @classmethod
-    def of(cls, source: ModelFile) -> Workload:
+    def of(cls, source: ModelFile, kv_type: KvType = "f16") -> Workload:
         read = source.weight_bytes
         if not source.config.tied:
             read -= source.layout("tok_embeddings.weight").n_bytes
-        return cls(source.config, read)
+        return cls(source.config, read, kv_type)
 
     def cost(self, case: Case) -> Cost:
         if case.kind == "pp":
@@ -76,13 +78,13 @@ class Workload:
         """Logits are wanted of the last token only."""
         ops = 2 * (self._layers * case.tokens + self._head)
         ops += self._attention(case.tokens, case.depth)
-        read = self.weight_bytes + self.config.kv_bytes(case.depth)
+        read = self.weight_bytes + self.config.kv_bytes(case.depth, self.kv_type)
         return Cost(read, ops, case.tokens)
 
     def _decode(self, case: Case) -> Cost:
         n, sequences = case.tokens, case.sequences
         positions = sum(range(case.depth, case.depth + n))
-        read = n * self.weight_bytes + sequences * self.config.kv_bytes(positions)
+        read = n * self.weight_bytes + sequences * self.config.kv_bytes(positions, self.kv_type)
         ops = 2 * n * sequences * (self._layers + self._head)
         ops += sequences * self._attention(n, case.depth)
         return Cost(read, ops, n * sequences)

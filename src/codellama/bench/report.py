@@ -24,7 +24,8 @@ def lines(result: Result) -> list[str | Table]:
     return [
         f"{result.model}: {result.file_bytes / MB:,.0f} MB of weights, "
         f"{result.workload.weight_bytes / MB:,.0f} MB read a step; "
-        f"instruction set {about['isa']}, {about['threads']} threads, {len(result.rounds)} rounds",
+        f"instruction set {about['isa']}, {about['threads']} threads, KV cache "
+        f"{result.workload.kv_type}, {len(result.rounds)} rounds",
         f"{machine.processor}, {machine.cores} cores, {machine.memory / GB:.0f} GB",
         f"memory read: {machine.bandwidth / GB:.1f} GB/s from 1 GiB, "
         f"{machine.cached_bandwidth / GB:.1f} GB/s from {machine.working_set / MB:,.0f} MB",
@@ -81,6 +82,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "model": result.model,
         "file_bytes": result.file_bytes,
         "step_bytes": result.workload.weight_bytes,
+        "kv_type": result.workload.kv_type,
         "python": platform.python_version(),
         "machine": asdict(result.machine),
         "int8_instruction": result.instruction,

@@ -15,6 +15,7 @@ from codellama.bench.limits import Limits, Workload
 from codellama.bench.machine import Machine, int8_instruction
 from codellama.bench.peer import Peer, run_peer
 from codellama.bench.worker import Run, Task, run_ours
+from codellama.model.config import KvType
 from codellama.weights.load import ModelFile
 
 __all__ = ["OURS", "Beside", "Result", "Round", "Row", "Session", "run_round", "summarize"]
@@ -34,12 +35,13 @@ class Session:
     threads: int
     isa: str | None = None
     peers: tuple[Peer, ...] = ()
+    kv_type: KvType = "f16"
 
 
 def run_round(session: Session, index: int) -> Round:
     """Every engine once, in reverse order in odd rounds. RequestError where one fails."""
     labels = [case.label for case in session.cases]
-    task = Task(str(session.model), labels, session.threads, session.isa)
+    task = Task(str(session.model), labels, session.threads, session.isa, session.kv_type)
     done: Round = {}
     turns: list[Peer | None] = [None, *session.peers]
     for peer in turns if index % 2 == 0 else reversed(turns):
@@ -109,7 +111,7 @@ class Result:
 
 def summarize(source: ModelFile, session: Session, machine: Machine, rounds: list[Round]) -> Result:
     """The table of some rounds of one session."""
-    workload = Workload.of(source)
+    workload = Workload.of(source, session.kv_type)
     instruction = int8_instruction(str(rounds[0][OURS].about["isa"]), machine.peaks)
     peak = machine.peaks[instruction] if instruction else float("inf")
     limits = Limits(machine.cached_bandwidth, peak)

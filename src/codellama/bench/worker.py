@@ -22,6 +22,7 @@ from codellama.engine.native_runner import NativeRunner
 from codellama.engine.runner import BLOCK_SIZE, Batch, Int32
 from codellama.engine.scheduler import SchedulerConfig
 from codellama.errors import CodeLlamaError, RequestError
+from codellama.model.config import KvType
 from codellama.weights.load import ModelFile, open_model
 
 __all__ = ["Run", "Task", "measure", "run_ours"]
@@ -31,12 +32,15 @@ CHUNK = SchedulerConfig().step_tokens  # prompts go in pieces, as the engine com
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker is asked: a file, cases by label, threads and instruction set (None: best)."""
+    """What a worker is asked: a file, cases by label, threads and instruction set (None: best), and
+    how the cache keeps keys and values.
+    """
 
     model: str
     cases: list[str]
     threads: int | None = None
     isa: str | None = None
+    kv_type: KvType = "f16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ def measure(task: Task) -> Run:
         "threads": runner.threads,
         "weight_bytes": runner.weight_bytes,
         "cache_bytes": runner.cache_bytes,
+        "kv_type": runner.kv_type,
     }
     return Run(rates, load_s, _peak_mb(), about)
 
@@ -100,6 +105,7 @@ def _load(source: ModelFile, cases: list[Case], task: Task) -> NativeRunner:
         n_blocks=tables,
         threads=task.threads,
         isa=task.isa,
+        kv_type=task.kv_type,
     )
 
 

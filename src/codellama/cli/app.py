@@ -12,7 +12,7 @@ import typer
 from codellama.cli import corpus, evaluation, generate, models, specialize
 from codellama.cli import serve as serving
 from codellama.cli.bench import bench
-from codellama.cli.options import Json
+from codellama.cli.options import Json, KvTypeName
 from codellama.cli.self_instruct import self_instruct
 
 __all__ = ["app"]
@@ -72,6 +72,7 @@ def run(
     max_tokens: MaxTokens = None,
     context: Context = None,
     threads: Threads = None,
+    kv_type: KvTypeName = "f16",
 ) -> None:
     """Talk to a model: an answer to PROMPT, or a conversation without one. Piped input joins the
     prompt.
@@ -87,6 +88,7 @@ def run(
         verbose=verbose,
         context=context,
         threads=threads,
+        kv_type=kv_type,
     )
 
 
@@ -107,6 +109,7 @@ def complete(
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Longest answer.")] = 128,
     context: Context = None,
     threads: Threads = None,
+    kv_type: KvTypeName = "f16",
 ) -> None:
     """Continue the code on standard input, or fill the gap between it and a suffix.
 
@@ -115,7 +118,15 @@ def complete(
     params = generate.parameters(temperature, top_p, top_k, seed, max_tokens)
     if stop:
         params["stop"] = stop
-    generate.complete(model, suffix_file, params, as_json=json, context=context, threads=threads)
+    generate.complete(
+        model,
+        suffix_file,
+        params,
+        as_json=json,
+        context=context,
+        threads=threads,
+        kv_type=kv_type,
+    )
 
 
 @app.command()

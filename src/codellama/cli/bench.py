@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from codellama.cli.options import Json
+from codellama.cli.options import Json, KvTypeName
 from codellama.cli.output import progress_bar, table
 from codellama.errors import RequestError
 
@@ -40,6 +40,7 @@ def bench(
             '"PATH -fa 1"; repeatable. GGUF files only.',
         ),
     ] = None,
+    kv_type: KvTypeName = "f16",
     plot: Annotated[Path | None, typer.Option(help="Write the roofline as a picture.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -59,17 +60,19 @@ def bench(
     from codellama.bench.report import lines
     from codellama.bench.session import Session, run_round, summarize
     from codellama.hub import resolve
+    from codellama.model.config import kv_type_of
     from codellama.native import default_threads
 
     if rounds < 1 or (threads is not None and threads < 1):
         raise RequestError("--rounds and --threads must be 1 or more")
+    kept = kv_type_of(kv_type, "--kv-type")
     source = open_merged(resolve(model))
     path = source.path  # with adapters: of the merged file, which a peer can read too
     if peer and (source.format != "gguf" or path.is_dir()):
         raise RequestError(f"{path.name} is no GGUF file: a llama-bench reads nothing else")
     chosen = parse_cases(cases) if cases else default_cases(source.config.context)
     peers = tuple(Peer.parse(text) for text in peer or ())
-    session = Session(path, chosen, threads or default_threads(), isa, peers)
+    session = Session(path, chosen, threads or default_threads(), isa, peers, kept)
     with progress_bar() as tell:
         machine = measure_machine(
             session.threads,

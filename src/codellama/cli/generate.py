@@ -11,6 +11,7 @@ import json
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,9 @@ def parameters(
     return params
 
 
-def load(model: str, *, context: int | None, threads: int | None) -> CodeLlama:
+def load(
+    model: str, *, context: int | None, threads: int | None, kv_type: str = "f16"
+) -> CodeLlama:
     """A model by name, pulled when it is not here yet.
 
     Nothing of what loading makes is garbage: collecting it would take 10 ms of some 300.
@@ -64,7 +67,7 @@ def load(model: str, *, context: int | None, threads: int | None) -> CodeLlama:
         except NotFoundError:
             with progress_bar() as progress:
                 path = resolve(model, pull=True, progress=progress)
-        return CodeLlama.load(path, context=context, threads=threads)
+        return CodeLlama.load(path, context=context, threads=threads, kv_type=kv_type)
     finally:
         gc.enable()
 
@@ -127,6 +130,7 @@ def run(
     verbose: bool,
     context: int | None,
     threads: int | None,
+    kv_type: str,
 ) -> None:
     """One answer, or a conversation when there is neither a prompt nor piped input."""
     model, prompt = split_words(words)
@@ -138,7 +142,8 @@ def run(
         if prompt is None:
             raise RequestError("nothing to do: give a prompt, or pipe one in")
     begin = time.perf_counter()
-    llm = load(model, context=context, threads=threads)
+    loading = partial(load, context=context, threads=threads, kv_type=kv_type)
+    llm = loading(model)
     loaded = time.perf_counter() - begin
     if prompt is None:
         repl = Repl(
@@ -147,7 +152,7 @@ def run(
             params,
             system=system,
             verbose=verbose,
-            load=lambda name: load(name, context=context, threads=threads),
+            load=loading,
         )
         repl.loop()
         return
@@ -186,6 +191,7 @@ def complete(
     as_json: bool,
     context: int | None,
     threads: int | None,
+    kv_type: str,
 ) -> None:
     """The prefix comes on stdin, whole and untouched. What is typed at may end inside a token (a
     newline and the indentation after it are one): that boundary is undone.
@@ -201,7 +207,7 @@ def complete(
     prefix = _piped()
     if not prefix and not suffix:
         raise RequestError("nothing to complete: the prefix is read from standard input")
-    llm = load(model or DEFAULT_MODEL, context=context, threads=threads)
+    llm = load(model or DEFAULT_MODEL, context=context, threads=threads, kv_type=kv_type)
     if as_json:
         done = (
             llm.complete(prefix, heal=True, **params)

@@ -94,6 +94,7 @@ def describe(name: str, contexts: list[int]) -> dict[str, Any]:
         "license": model.license,
         "weight_bytes": model.weight_bytes,
         "kv_bytes": {str(n): config.kv_bytes(n) for n in lengths},
+        "kv_bytes_q8_0": {str(n): config.kv_bytes(n, "q8_0") for n in lengths},
     }
 
 
@@ -114,7 +115,10 @@ def show(name: str, contexts: list[int], *, as_json: bool) -> None:
         ("license", about["license"] or "not stated in the file"),
         ("weights", human_bytes(about["weight_bytes"])),
         *(
-            (f"cache, {int(n):,} tokens", human_bytes(size))
+            (
+                f"cache, {int(n):,} tokens",
+                f"{human_bytes(size)}; {human_bytes(about['kv_bytes_q8_0'][n])} as q8_0",
+            )
             for n, size in about["kv_bytes"].items()
         ),
         ("file", about["path"]),

@@ -6,12 +6,26 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["ContextLength", "EngineThreads", "Json", "ModelName", "ServerUrl", "Unconfined"]
+__all__ = [
+    "ContextLength",
+    "EngineThreads",
+    "Json",
+    "KvTypeName",
+    "ModelName",
+    "ServerUrl",
+    "Unconfined",
+]
 
 ModelName = Annotated[str | None, typer.Option("--model", "-m", help="A name, a file or a folder.")]
 ServerUrl = Annotated[str | None, typer.Option(help="A server: OpenAI's …/v1 or Ollama's …/api.")]
 ContextLength = Annotated[int | None, typer.Option(help="Serve this context, in tokens.")]
 EngineThreads = Annotated[int | None, typer.Option(help="CPU threads of the engine.")]
+KvTypeName = Annotated[
+    str,
+    typer.Option(
+        "--kv-type", metavar="f16|q8_0", help="How the cache keeps keys and values: 16 or 8 bits."
+    ),
+]
 Unconfined = Annotated[
     bool,
     typer.Option(

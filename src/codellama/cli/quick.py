@@ -34,7 +34,8 @@ _SAMPLING: dict[str, Convert] = {
     "seed": _whole,
     "max_tokens": _whole,
 }
-_ENGINE: dict[str, Convert] = {"context": _whole, "threads": _whole}
+_ENGINE: dict[str, Convert] = {"context": _whole, "threads": _whole, "kv_type": str}
+_KEPT = {"kv_type": "f16"}
 
 
 class Verb(NamedTuple):
@@ -54,14 +55,16 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "run": Verb("words", None, {"system": str, **_SAMPLING, **_ENGINE}, ("raw", "verbose"), (), {}),
+    "run": Verb(
+        "words", None, {"system": str, **_SAMPLING, **_ENGINE}, ("raw", "verbose"), (), _KEPT
+    ),
     "complete": Verb(
         "model",
         1,
         {"suffix_file": Path, "stop": str, **_SAMPLING, **_ENGINE},
         ("json",),
         ("stop",),
-        {"temperature": 0.0, "max_tokens": 128},
+        {"temperature": 0.0, "max_tokens": 128, **_KEPT},
     ),
 }
 

@@ -37,6 +37,15 @@ def serve(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    kv_type: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-type",
+            metavar="f16|q8_0",
+            help="How caches keep keys and values: 16 or 8 bits.",
+            show_default="f16, or OLLAMA_KV_CACHE_TYPE",
+        ),
+    ] = None,
     keep_alive: Annotated[
         str | None, typer.Option(help="How long models stay loaded: 10m, -1.", show_default="5m")
     ] = None,
@@ -77,6 +86,7 @@ def serve(
 
     Example: codellama serve --model smollm2:135m
     """
+    from codellama.model.config import kv_type_of
     from codellama.serve.keys import KeyFile
     from codellama.serve.server import serve as run
     from codellama.serve.settings import Settings, duration
@@ -99,6 +109,7 @@ def serve(
         "slot_folder": slot_save_path,
         "requests_per_minute": requests_per_minute,
         "max_seconds": max_seconds,
+        "kv_type": None if kv_type is None else kv_type_of(kv_type, "--kv-type"),
         "keep_alive": None if keep_alive is None else duration(keep_alive, "--keep-alive"),
     }
     settings = Settings.from_environment().replaced(

@@ -15,7 +15,7 @@ import numpy as np
 from codellama.engine.runner import BLOCK_SIZE, Batch, Logits
 from codellama.engine.source import TensorSource
 from codellama.errors import ModelFileError, RequestError
-from codellama.model.config import ModelConfig
+from codellama.model.config import KvType, ModelConfig
 from codellama.native import NativeModel, Shape
 from codellama.weights.blocks import dequantize
 from codellama.weights.tensor import Bytes, Tensor, drop_pages
@@ -37,6 +37,7 @@ class NativeRunner:
         n_blocks: KV blocks of 16 tokens; default enough for one sequence of `context` tokens.
         threads: default one per usable core.
         isa: instruction set by name; default the best, or CODELLAMA_ISA.
+        kv_type: how keys and values are kept.
         progress: called with (tensors loaded, tensors in all).
 
     Raises:
@@ -52,6 +53,7 @@ class NativeRunner:
         n_blocks: int | None = None,
         threads: int | None = None,
         isa: str | None = None,
+        kv_type: KvType = "f16",
         progress: Progress | None = None,
     ) -> None:
         config = source.config
@@ -73,7 +75,7 @@ class NativeRunner:
             self._model.finish()
         except ValueError as error:
             raise ModelFileError(f"{config.name}: {error}") from None
-        self._model.allocate_cache(n_blocks or -(-self._context // BLOCK_SIZE))
+        self._model.allocate_cache(n_blocks or -(-self._context // BLOCK_SIZE), kv_type)
         self._out_RV = np.empty((0, config.vocab_size), np.float32)
 
     def _note(self, tensor: Tensor) -> None:
@@ -127,6 +129,10 @@ class NativeRunner:
     @property
     def cache_bytes(self) -> int:
         return self._model.cache_bytes
+
+    @property
+    def kv_type(self) -> str:
+        return self._model.kv_type
 
     def run(self, batch: Batch) -> Logits:
         """Logits [R, V]; the array is reused by the next run."""

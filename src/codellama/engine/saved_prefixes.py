@@ -1,7 +1,8 @@
 """The prefix cache between runs: a file of the blocks that were used last, and their place in the
 tree.
 
-    magic, version · length of the header · header (JSON: model, block bytes, block size, count)
+    magic, version · length of the header · header (JSON: model, KV type, block bytes, block size,
+    count)
     · per block: parent's place, 16 tokens · per block: its bytes · SHA-256 of all before
 
 A file is taken whole or not at all: another version, another model, another layout of the cache or
@@ -43,6 +44,8 @@ UInt8 = npt.NDArray[np.uint8]
 class BlockStore(Protocol):
     """The part of a runner that can give blocks away and take them back."""
 
+    @property
+    def kv_type(self) -> str: ...
     @property
     def block_bytes(self) -> int: ...
     def read_block(self, block: int, out: UInt8) -> None: ...
@@ -133,6 +136,7 @@ def _write(
 def _header(store: BlockStore, model: str, count: int) -> dict[str, Any]:
     return {
         "model": model,
+        "kv_type": store.kv_type,
         "block_bytes": store.block_bytes,
         "block_size": BLOCK_SIZE,
         "count": count,

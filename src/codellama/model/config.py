@@ -12,8 +12,31 @@ params.json.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
-__all__ = ["PUBLISHED", "ModelConfig", "RopeScaling", "ffn_hidden"]
+from codellama.errors import RequestError
+
+__all__ = [
+    "KV_TYPES",
+    "PUBLISHED",
+    "KvType",
+    "ModelConfig",
+    "RopeScaling",
+    "ffn_hidden",
+    "kv_type_of",
+]
+
+KvType = Literal["f16", "q8_0"]
+"""How a cache keeps keys and values: 16 bits, or 8 and a scale per position and kv head."""
+KV_TYPES: tuple[KvType, ...] = ("f16", "q8_0")
+
+
+def kv_type_of(name: str, source: str = "kv_type") -> KvType:
+    """A KvType by name. RequestError for others; `source` is what they were read from."""
+    for known in KV_TYPES:
+        if name == known:
+            return known
+    raise RequestError(f"{source} is {name!r}: the KV cache is kept as {' or '.join(KV_TYPES)}")
 
 
 def ffn_hidden(dim: int, multiple_of: int, multiplier: float = 1.0) -> int:
@@ -101,9 +124,10 @@ class ModelConfig:
         embeddings = self.vocab_size * self.dim * (1 if self.tied else 2)
         return embeddings + self.n_layers * per_layer + self.dim
 
-    def kv_bytes(self, tokens: int, bytes_per_element: int = 2) -> int:
-        """Memory of the KV cache for `tokens` positions; 2 bytes is f16, what the engine keeps."""
-        return 2 * self.n_layers * self.n_kv_heads * self.head_dim * tokens * bytes_per_element
+    def kv_bytes(self, tokens: int, kv_type: KvType = "f16") -> int:
+        """Memory of the KV cache for `tokens` positions. q8_0 has a float32 scale per head."""
+        head = 2 * self.head_dim if kv_type == "f16" else self.head_dim + 4
+        return 2 * self.n_layers * self.n_kv_heads * head * tokens
 
 
 def _llama(name: str, dim: int, layers: int, heads: int, kv_heads: int, ffn: int) -> ModelConfig:

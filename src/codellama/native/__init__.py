@@ -158,9 +158,13 @@ class NativeModel:
         """Check that every tensor is there in its shape."""
         self._model.check_complete()
 
-    def allocate_cache(self, n_blocks: int) -> None:
-        """Make room for n_blocks · 16 tokens; memory is taken as it is first touched."""
-        self._model.allocate_cache(n_blocks)
+    def allocate_cache(self, n_blocks: int, kv_type: str = "f16") -> None:
+        """Make room for n_blocks · 16 tokens; memory is taken as it is first touched.
+
+        Args:
+            kv_type: "f16", or "q8_0": int8 with a scale per position and kv head.
+        """
+        self._model.allocate_cache(n_blocks, kv_type)
 
     def copy_block(self, source: int, target: int) -> None:
         """Copy one block's keys and values in every layer."""
@@ -227,3 +231,7 @@ class NativeModel:
     @property
     def cache_bytes(self) -> int:
         return int(self._model.cache_bytes)
+
+    @property
+    def kv_type(self) -> str:
+        return str(self._model.kv_type)

@@ -9,6 +9,7 @@
 
 #include <stdexcept>
 
+#include "attend_alone.h"
 #include "dispatch.h"
 #include "forward.h"
 #include "probe.h"
@@ -219,6 +220,24 @@ void rms_norm(In<float, 1> x, In<float, 1> weight, float eps, Out<float, 1> out,
     choose_kernels(isa)->rms_norm(x.data(), weight.data(), eps, static_cast<int>(x.shape(0)), out.data());
 }
 
+// Keys and values [S, K, H] into a cache, then the attention of the last T positions: q and out [T, N, H].
+void cached_attention(In<float, 3> q, In<float, 3> k, In<float, 3> v, In<int32_t, 1> table, Out<float, 3> out,
+                      const std::string& kv_type, const std::string& isa, bool on_unit) {
+    for (size_t i = 0; i < 3; ++i) {
+        require(k.shape(i) == v.shape(i) && q.shape(i) == out.shape(i), "shapes do not match");
+    }
+    require(q.shape(2) == k.shape(2) && q.shape(1) % k.shape(1) == 0 && q.shape(0) <= k.shape(0) &&
+                table.shape(0) * kLanes >= k.shape(0),
+            "shapes do not match");
+    const int n_heads = static_cast<int>(q.shape(1)), n_kv_heads = static_cast<int>(k.shape(1));
+    const Kernels& kernels = *choose_kernels(isa);
+    require(!on_unit || kernels.unit != nullptr, "there is no matrix unit");
+    attend_alone(kernels, on_unit,
+                 {kv_type_of(kv_type), n_heads, n_kv_heads, static_cast<int>(q.shape(2)), static_cast<int>(q.shape(0)),
+                  static_cast<int>(k.shape(0))},
+                 q.data(), k.data(), v.data(), table.data(), out.data());
+}
+
 void silu_mul(Out<float, 1> gate, In<float, 1> up, const std::string& isa) {
     require(gate.shape(0) == up.shape(0), "lengths do not match");
     choose_kernels(isa)->silu_mul(gate.data(), up.data(), static_cast<int>(gate.shape(0)));
@@ -275,7 +294,12 @@ NB_MODULE(_native, m) {
             },
             array("factors"))
         .def("check_complete", &Model::check_complete)
-        .def("allocate_cache", &Model::allocate_cache)
+        .def(
+            "allocate_cache",
+            [](Model& self, int n_blocks, const std::string& kv_type) {
+                self.allocate_cache(n_blocks, kv_type_of(kv_type));
+            },
+            nb::arg("n_blocks"), nb::arg("kv_type"))
         .def("copy_block", &Model::copy_block)
         .def_prop_ro("block_bytes", &Model::block_bytes)
         .def(
@@ -298,7 +322,8 @@ NB_MODULE(_native, m) {
         .def_prop_ro("n_threads", &Model::n_threads)
         .def_prop_ro("n_blocks", &Model::n_blocks)
         .def_prop_ro("weight_bytes", &Model::weight_bytes)
-        .def_prop_ro("cache_bytes", &Model::cache_bytes);
+        .def_prop_ro("cache_bytes", &Model::cache_bytes)
+        .def_prop_ro("kv_type", [](const Model& self) { return std::string(kv_type_name(self.kv_type())); });
 
     nb::class_<Packed>(m, "Packed").def_prop_ro("bytes", [](const Packed& self) { return self.matrix.tiles.size(); });
     m.def("pack", &pack, nb::arg("ggml_type"), nb::arg("rows"), nb::arg("columns"), array("source"));
@@ -308,5 +333,7 @@ NB_MODULE(_native, m) {
           nb::arg("run"));
     m.def("quantize", &quantize, array("x"), array("q"), array("d"), nb::arg("isa"));
     m.def("rms_norm", &rms_norm, array("x"), array("weight"), nb::arg("eps"), array("out"), nb::arg("isa"));
+    m.def("cached_attention", &cached_attention, array("q"), array("k"), array("v"), array("table"), array("out"),
+          nb::arg("kv_type"), nb::arg("isa"), nb::arg("on_unit"));
     m.def("silu_mul", &silu_mul, array("gate"), array("up"), nb::arg("isa"));
 }

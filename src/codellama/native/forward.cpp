@@ -35,7 +35,11 @@ const Shape& checked(const Shape& shape) {
 }  // namespace
 
 Model::Model(const Shape& shape, int n_threads, const Kernels* kernels)
-    : shape_(checked(shape)), kernels_(kernels), pool_(n_threads), layers_(static_cast<size_t>(shape.n_layers)) {
+    : shape_(checked(shape)),
+      kernels_(kernels),
+      pool_(n_threads),
+      layers_(static_cast<size_t>(shape.n_layers)),
+      kv_(kv_layout(KvType::F16, shape.n_kv_heads, shape.head_dim)) {
     for (int i = 0; i < shape.head_dim / 2; ++i) {
         inverse_frequency_.push_back(std::pow(shape.rope_theta, -2.0 * i / shape.head_dim));
     }
@@ -150,24 +154,25 @@ size_t Model::weight_bytes() const {
     return total;
 }
 
-void Model::allocate_cache(int n_blocks) {
+void Model::allocate_cache(int n_blocks, KvType type) {
     if (n_blocks <= 0) refuse("the cache needs at least one block");
-    const int head_pad = round_up(shape_.head_dim, kLanes);
-    layer_halves_ = static_cast<size_t>(n_blocks) * static_cast<size_t>(shape_.n_kv_heads * head_pad * kLanes);
     n_blocks_ = 0;  // should the allocation throw
     cache_ = Buffer();
-    cache_ = Buffer(layer_halves_ * 2 * sizeof(uint16_t) * static_cast<size_t>(shape_.n_layers));
+    kv_ = kv_layout(type, shape_.n_kv_heads, shape_.head_dim);
+    cache_ = Buffer(static_cast<size_t>(n_blocks) * block_bytes());
     n_blocks_ = n_blocks;
 }
 
 KvLayer Model::kv_layer(int layer) {
-    uint16_t* keys = reinterpret_cast<uint16_t*>(cache_.data()) + layer_halves_ * 2 * static_cast<size_t>(layer);
-    return {keys, keys + layer_halves_, shape_.n_kv_heads, shape_.head_dim, round_up(shape_.head_dim, kLanes)};
+    const size_t n = static_cast<size_t>(n_blocks_), keys = key_block_bytes(kv_), values = value_block_bytes(kv_);
+    KvLayer kv = kv_;
+    kv.keys = cache_.data() + n * (keys + values) * static_cast<size_t>(layer);
+    kv.values = kv.keys + n * keys;
+    return kv;
 }
 
 size_t Model::block_bytes() const {
-    const int halves = shape_.head_dim + round_up(shape_.head_dim, kLanes);
-    return static_cast<size_t>(shape_.n_layers * shape_.n_kv_heads * halves * kLanes) * sizeof(uint16_t);
+    return static_cast<size_t>(shape_.n_layers) * (key_block_bytes(kv_) + value_block_bytes(kv_));
 }
 
 template <class Visit>
@@ -175,32 +180,28 @@ void Model::visit_block(int block, const Visit& visit) {
     if (block < 0 || block >= n_blocks_) refuse("no such block");
     for (int layer = 0; layer < shape_.n_layers; ++layer) {
         const KvLayer kv = kv_layer(layer);
-        const auto part = [&](uint16_t* base, int width) {
-            const size_t n = static_cast<size_t>(kv.n_kv_heads * width * kLanes);
-            visit(base + n * static_cast<size_t>(block), n * sizeof(uint16_t));
-        };
-        part(kv.keys, kv.head_dim);
-        part(kv.values, kv.head_pad);
+        const size_t keys = key_block_bytes(kv), values = value_block_bytes(kv);
+        visit(kv.keys + keys * static_cast<size_t>(block), keys);
+        visit(kv.values + values * static_cast<size_t>(block), values);
     }
 }
 
 void Model::copy_block(int source, int target) {
     if (target < 0 || target >= n_blocks_) refuse("no such block");
-    visit_block(source, [&](uint16_t* part, size_t n) {
-        const ptrdiff_t halves = static_cast<ptrdiff_t>(n / sizeof(uint16_t));
-        std::memmove(part + (target - source) * halves, part, n);
+    visit_block(source, [&](uint8_t* part, size_t n) {
+        std::memmove(part + (target - source) * static_cast<ptrdiff_t>(n), part, n);
     });
 }
 
 void Model::read_block(int block, uint8_t* out) {
-    visit_block(block, [&](const uint16_t* part, size_t n) {
+    visit_block(block, [&](const uint8_t* part, size_t n) {
         std::memcpy(out, part, n);
         out += n;
     });
 }
 
 void Model::write_block(int block, const uint8_t* in) {
-    visit_block(block, [&](uint16_t* part, size_t n) {
+    visit_block(block, [&](uint8_t* part, size_t n) {
         std::memcpy(part, in, n);
         in += n;
     });

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "kv.h"
 #include "pack.h"
 #include "threads.h"
 
@@ -57,8 +58,8 @@ class Model {
     // Throws unless every tensor is there in its shape; steps are refused until it has been called.
     void check_complete();
 
-    // Room for n_blocks blocks of 16 tokens in every layer; forgets what was cached.
-    void allocate_cache(int n_blocks);
+    // Room for n_blocks blocks of 16 tokens in every layer, kept as `type`; forgets what was cached.
+    void allocate_cache(int n_blocks, KvType type);
     void copy_block(int source, int target);
     // A block's keys and values in every layer as bytes, to be kept outside and put back.
     size_t block_bytes() const;
@@ -74,6 +75,7 @@ class Model {
     int n_threads() const { return pool_.size(); }
     size_t weight_bytes() const;
     size_t cache_bytes() const { return cache_.size(); }
+    KvType kv_type() const { return kv_.type; }
 
    private:
     struct Layer {
@@ -180,7 +182,7 @@ class Model {
     bool complete_ = false;
     bool prompts_on_unit_ = false;  // there is a matrix unit, and it takes every matrix of every layer
     int n_blocks_ = 0;
-    size_t layer_halves_ = 0;  // float16 elements of one layer's keys, and of its values
+    KvLayer kv_;  // the layout; kv_layer() adds a layer's memory
 
     // Scratch of a step, grown to the largest seen.
     int capacity_ = 0;

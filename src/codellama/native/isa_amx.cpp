@@ -11,6 +11,7 @@ namespace codellama::amx {
 #include "simd/avx512.inc"
 #include "formats.inc"
 #include "functions.inc"
+#include "kv.inc"
 #include "partials.inc"
 #include "matmul_amx.inc"
 #include "attention_amx.inc"

@@ -11,6 +11,7 @@ namespace codellama::avx2 {
 #include "simd/avx2.inc"
 #include "formats.inc"
 #include "functions.inc"
+#include "kv.inc"
 #include "partials.inc"
 #include "matmul.inc"
 #include "elementwise.inc"

@@ -11,6 +11,7 @@ namespace codellama::neon {
 #include "simd/neon.inc"
 #include "formats.inc"
 #include "functions.inc"
+#include "kv.inc"
 #include "partials.inc"
 #include "matmul.inc"
 #include "elementwise.inc"

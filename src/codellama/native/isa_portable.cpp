@@ -9,6 +9,7 @@ namespace codellama::portable {
 #include "simd/portable.inc"
 #include "formats.inc"
 #include "functions.inc"
+#include "kv.inc"
 #include "partials.inc"
 #include "matmul.inc"
 #include "elementwise.inc"

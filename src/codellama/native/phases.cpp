@@ -160,6 +160,10 @@ void Model::rotate_and_cache(int thread, int layer, const Step& step) {
         const float* v = v_T_.data() + static_cast<ptrdiff_t>(t) * shape_.n_kv_heads * shape_.head_dim;
         kernels_->rope(q, cos, sin, shape_.n_heads, shape_.head_dim, query_scale);
         kernels_->rope(k, cos, sin, shape_.n_kv_heads, shape_.head_dim, 1.0f);
+        if (kv.type == KvType::Q8_0) {
+            kernels_->mix(q, shape_.n_heads, shape_.head_dim);
+            kernels_->mix(k, shape_.n_kv_heads, shape_.head_dim);
+        }
         const int position = position_T_[static_cast<size_t>(t)];
         const ptrdiff_t table = static_cast<ptrdiff_t>(sequence_T_[static_cast<size_t>(t)]) * step.table_width;
         kernels_->write_kv(kv, step.blocks_SB[table + position / kLanes], position % kLanes, k, v);

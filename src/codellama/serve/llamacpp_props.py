@@ -107,6 +107,8 @@ async def _props(state: State, request: Request) -> Response:
         "default_generation_settings": {
             "id": 0,
             "n_ctx": loaded.context,
+            "cache_type_k": loaded.kv_type,
+            "cache_type_v": loaded.kv_type,
             "speculative": state.settings.speculate,
             "is_processing": loaded.worker.jobs > 0,
             "params": {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05},

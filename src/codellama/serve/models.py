@@ -77,6 +77,11 @@ class Loaded:
         return self.engine.context
 
     @property
+    def kv_type(self) -> str:
+        """How its cache keeps keys and values."""
+        return str(getattr(self.parts.runner, "kv_type", "f16"))
+
+    @property
     def until(self) -> datetime:
         left = self.expires - time.monotonic() if self.expires < FOREVER else 100 * 365 * 86400.0
         return datetime.now(UTC) + timedelta(seconds=max(0.0, min(left, 3.2e9)))
@@ -208,8 +213,9 @@ class Models:
         self.loads += 1
         await self._restore_prefixes(loaded)
         log.info(
-            "loaded %s in %.2f s: context %d, memory %d MB",
-            resolved.info.name, loaded.load_s, loaded.context, loaded.memory_bytes >> 20,
+            "loaded %s in %.2f s: context %d, KV cache %s, memory %d MB",
+            resolved.info.name, loaded.load_s, loaded.context, loaded.kv_type,
+            loaded.memory_bytes >> 20,
         )  # fmt: skip
         return loaded
 
@@ -248,7 +254,8 @@ class Models:
             stop_ids=tokenizer.stop_ids,
             encode=lambda raw: tokenizer.encode_infilling(raw.decode("utf-8", "replace")),
         )
-        identity = _identity(resolved, key, getattr(parts.runner, "isa", ""))
+        kept = getattr(parts.runner, "kv_type", "")
+        identity = _identity(resolved, key, getattr(parts.runner, "isa", ""), kept)
         return Loaded(key, resolved, parts, prompts, grammars, worker, defaults, identity)
 
     async def _restore_prefixes(self, loaded: Loaded) -> None:
@@ -297,7 +304,7 @@ class Models:
         log.info("unloaded %s", loaded.resolved.info.name)
 
 
-def _identity(resolved: Resolved, key: str, isa: str) -> str:
+def _identity(resolved: Resolved, key: str, isa: str, kv_type: str) -> str:
     """What must be the same for computed prefixes to be of use; asked when the model is loaded,
     since its file may change later.
     """
@@ -308,7 +315,7 @@ def _identity(resolved: Resolved, key: str, isa: str) -> str:
         file = stat.st_size, stat.st_mtime_ns
     except OSError:  # a model without a file, in tests
         file = 0, 0
-    return hashlib.sha256(repr((key, *file, __version__, isa)).encode()).hexdigest()
+    return hashlib.sha256(repr((key, *file, __version__, isa, kv_type)).encode()).hexdigest()
 
 
 def _too_short(loaded: Loaded, num_ctx: int | None) -> bool:
@@ -331,7 +338,8 @@ def _open(resolved: Resolved, context: int | None, settings: Settings) -> Parts:
     if length < 1:
         raise RequestError(f"a context of {length} tokens holds nothing")
     free = available_memory()
-    room = settings.parallel * length if free is None else free // 2 // config.kv_bytes(1)
+    each = config.kv_bytes(1, settings.kv_type)
+    room = settings.parallel * length if free is None else free // 2 // each
     return open_parts(
         resolved.info.path,
         context=length,
@@ -339,5 +347,6 @@ def _open(resolved: Resolved, context: int | None, settings: Settings) -> Parts:
         device=settings.device,
         isa=None,
         progress=None,
+        kv_type=settings.kv_type,
         cache_tokens=max(length, min(settings.parallel * length, room)),
     )

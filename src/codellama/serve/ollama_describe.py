@@ -13,7 +13,7 @@ import msgspec
 
 from codellama import hub
 from codellama.errors import CodeLlamaError
-from codellama.model.config import ModelConfig
+from codellama.model.config import KvType, ModelConfig
 from codellama.serve.clock import rfc3339
 from codellama.serve.context import State
 from codellama.serve.defaults import Defaults
@@ -72,7 +72,7 @@ def _details(resolved: Resolved, config: ModelConfig | None, quantization: str) 
     return details
 
 
-def shown(resolved: Resolved, body: ShowRequest) -> dict[str, Any]:
+def shown(resolved: Resolved, body: ShowRequest, kv_type: KvType) -> dict[str, Any]:
     """The reply of /api/show."""
     from codellama.weights.load import open_model
 
@@ -93,7 +93,8 @@ def shown(resolved: Resolved, body: ShowRequest) -> dict[str, Any]:
         "system": body.system or defaults.system,
         "details": _details(resolved, config, model_file.quantization),
         "messages": list(defaults.messages),
-        "model_info": _model_info(config, info.name, model_file.metadata),
+        "model_info": _model_info(config, info.name, model_file.metadata)
+        | {"codellama.kv_bytes_per_token": config.kv_bytes(1, kv_type)},
         "capabilities": able,
         "modified_at": rfc3339(int(info.modified * 1e9)),
     }
@@ -121,7 +122,6 @@ def _model_info(config: ModelConfig, name: str, metadata: dict[str, Any]) -> dic
         "llama.attention.layer_norm_rms_epsilon": config.norm_eps,
         "llama.rope.freq_base": config.rope_theta,
         "llama.vocab_size": config.vocab_size,
-        "codellama.kv_bytes_per_token": config.kv_bytes(1),
     }
     short = {
         key: value

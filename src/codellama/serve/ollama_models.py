@@ -80,7 +80,7 @@ async def _ps(state: State, request: Request) -> Response:
 async def _show(state: State, request: Request) -> Response:
     body = await read_json(request, ShowRequest, state.settings.max_body)
     resolved = await asyncio.to_thread(state.models.names.resolve, _named(body))
-    reply = await asyncio.to_thread(shown, resolved, body)
+    reply = await asyncio.to_thread(shown, resolved, body, state.settings.kv_type)
     return json_reply(reply, headers=header_notes([resolved.notice] if resolved.notice else []))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from codellama.errors import RequestError
+from codellama.model.config import KvType, kv_type_of
 
 __all__ = ["DEFAULT_PORT", "Settings", "duration", "parse_host"]
 
@@ -50,6 +51,7 @@ class Settings:
         slot_folder: where clients may save and restore prefix caches; None refuses them.
         speculate: prompt lookup for requests that do not say.
         threads: CPU threads; None is one per core.
+        kv_type: how caches keep keys and values.
     """
 
     host: str = "127.0.0.1"
@@ -74,6 +76,7 @@ class Settings:
     slot_folder: Path | None = None
     speculate: bool = True
     threads: int | None = None
+    kv_type: KvType = "f16"
     device: str = "auto"
     extra_hosts: frozenset[str] = field(default_factory=frozenset)
 
@@ -85,6 +88,7 @@ class Settings:
         parallel, queue = _whole(env, "NUM_PARALLEL"), _whole(env, "MAX_QUEUE")
         loaded, context = _whole(env, "MAX_LOADED_MODELS"), _whole(env, "CONTEXT_LENGTH")
         keep = _get(env, "KEEP_ALIVE")
+        kept = _get(env, "KV_CACHE_TYPE") or "f16"
         return cls(
             host=host,
             port=port,
@@ -95,6 +99,7 @@ class Settings:
             max_queue=512 if queue is None else queue,
             origins=tuple(o.strip() for o in (_get(env, "ORIGINS") or "").split(",") if o.strip()),
             model=env.get("CODELLAMA_MODEL") or None,
+            kv_type=kv_type_of(kept.strip().lower(), "OLLAMA_KV_CACHE_TYPE"),
             speculate=env.get("CODELLAMA_SPECULATE", "1") not in ("0", "false", "off"),
         )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from codellama.errors import ModelTooLargeError
-from codellama.model.config import ModelConfig
+from codellama.model.config import KvType, ModelConfig
 
 __all__ = ["Sized", "available_memory", "check_memory"]
 
@@ -30,7 +30,9 @@ class Sized(Protocol):
     def largest_bytes(self) -> int: ...
 
 
-def check_memory(model_file: Sized, context: int, available: int | None = None) -> None:
+def check_memory(
+    model_file: Sized, context: int, available: int | None = None, *, kv_type: KvType = "f16"
+) -> None:
     """Refuse a model that will not fit; loads nothing.
 
     Args:
@@ -38,6 +40,7 @@ def check_memory(model_file: Sized, context: int, available: int | None = None) 
         context: tokens that the KV cache shall hold.
         available: bytes to fit into; default what this process can still take. Where the system
             does not say, nothing is refused.
+        kv_type: how the cache keeps keys and values.
 
     Raises:
         ModelTooLargeError: with what is needed, what is free and the difference.
@@ -46,14 +49,14 @@ def check_memory(model_file: Sized, context: int, available: int | None = None) 
         available = available_memory()
     if available is None:
         return
-    cache = model_file.config.kv_bytes(context)
+    cache = model_file.config.kv_bytes(context, kv_type)
     needed = model_file.weight_bytes + model_file.largest_bytes + cache
     if needed > available:
         raise ModelTooLargeError(
             f"{model_file.config.name} needs {_size(needed)} of memory (weights "
             f"{_size(model_file.weight_bytes)}, a context of {context:,} tokens {_size(cache)}), "
             f"{_size(available)} is free: {_size(needed - available)} too much; take a smaller "
-            "quantization or a shorter context"
+            f"quantization{', kv_type q8_0' if kv_type == 'f16' else ''} or a shorter context"
         )
 
 

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "attend_alone.h"
 #include "dispatch.h"
 #include "forward.h"
 
@@ -177,8 +178,10 @@ float to_bf16(float x) {  // nearest, ties to even
 void check_unit_attention(const Kernels& k) {
     constexpr int kDim = 24, kPad = 32, kHeads = 2, kGroup = 3, kTokens = 20, kPosition = 500, kBlocks = 33;
     constexpr int kRows = kTokens * kGroup, kStride = kPad + 2;
-    std::vector<uint16_t> keys(kBlocks * kHeads * kDim * kLanes), values(kBlocks * kHeads * kPad * kLanes);
-    const KvLayer kv{keys.data(), values.data(), kHeads, kDim, kPad};
+    KvLayer kv = kv_layout(KvType::F16, kHeads, kDim);
+    std::vector<uint8_t> keys(kBlocks * key_block_bytes(kv)), values(kBlocks * value_block_bytes(kv));
+    kv.keys = keys.data();
+    kv.values = values.data();
     std::vector<std::vector<float>> key, value;
     std::vector<int32_t> table(kBlocks);
     for (int b = 0; b < kBlocks; ++b) table[static_cast<size_t>(b)] = kBlocks - 1 - b;
@@ -226,8 +229,30 @@ void check_unit_attention(const Kernels& k) {
     check(outputs, std::string(k.name) + " attention on its unit: outputs");
 }
 
+// Attention over both kinds of cache; heads that fill vectors, leave part of one, and mix in blocks of 2 to 64.
+void check_cached_attention(const Kernels& k, const Kernels& portable) {
+    constexpr int kTokens = 5, kPositions = 531;
+    for (KvType type : {KvType::F16, KvType::Q8_0}) {
+        for (int dim : {10, 24, 64}) {
+            const AttentionShape shape{type, 6, 2, dim, kTokens, kPositions};
+            const size_t n = static_cast<size_t>(kTokens * 6 * dim), cached = static_cast<size_t>(kPositions * 2 * dim);
+            const std::vector<float> q = normal(n, 0.2f), keys = normal(cached), values = normal(cached);
+            std::vector<int32_t> table((kPositions + kLanes - 1) / kLanes);
+            for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(table.size() - i);
+            std::vector<float> a(n), b(n);
+            attend_alone(k, false, shape, q.data(), keys.data(), values.data(), table.data(), a.data());
+            attend_alone(portable, false, shape, q.data(), keys.data(), values.data(), table.data(), b.data());
+            bool ok = true;
+            for (size_t i = 0; i < n; ++i) ok = ok && std::abs(a[i] - b[i]) < 1e-5;
+            check(ok,
+                  std::string(k.name) + " attention over " + kv_type_name(type) + ", heads of " + std::to_string(dim));
+        }
+    }
+}
+
 // A model small enough for an emulator; its matrices and norms are random, but the same each time.
-// All rows divide into blocks of 32, without which nothing would run on a matrix unit.
+// Q8_0 is run with a cache of 8 bits, too. All rows divide into blocks of 32, without which nothing would run on a
+// matrix unit.
 constexpr Shape kShape{64, 2, 8, 2, 24, 96, 40, 1e-5f, 1e4, 1.0};
 
 void load(Model& model, Format format) {
@@ -252,7 +277,7 @@ void load(Model& model, Format format) {
     }
     model.set_norm(NormSlot::norm, -1, ones.data(), 64);
     model.check_complete();
-    model.allocate_cache(40);
+    model.allocate_cache(40, format == Format::Q8_0 ? KvType::Q8_0 : KvType::F16);
 }
 
 // A text in chunks, with a past that crosses a chunk of the attention; the last token's logits.
@@ -363,6 +388,7 @@ void check_set(const std::string& isa, const std::vector<std::string>& present) 
         }
     }
     check_rows(k, *choose_kernels("portable"));
+    check_cached_attention(k, *choose_kernels("portable"));
     if (k.unit != nullptr) check_unit_attention(k);
     check_forward(isa);
     check_replaced(isa);

@@ -1,0 +1,33 @@
+#include "kv.h"
+
+#include <stdexcept>
+
+namespace codellama {
+namespace {
+
+// One head's block of keys or values, `width` numbers a position.
+size_t part_bytes(KvType type, int width) {
+    const size_t numbers = static_cast<size_t>(width * kLanes);
+    return type == KvType::F16 ? numbers * sizeof(uint16_t) : numbers + kLanes * sizeof(float);
+}
+
+}  // namespace
+
+KvType kv_type_of(const std::string& name) {
+    if (name == "f16") return KvType::F16;
+    if (name == "q8_0") return KvType::Q8_0;
+    throw std::invalid_argument("the KV cache is f16 or q8_0, not '" + name + "'");
+}
+
+const char* kv_type_name(KvType type) { return type == KvType::F16 ? "f16" : "q8_0"; }
+
+KvLayer kv_layout(KvType type, int n_kv_heads, int head_dim) {
+    const int head_pad = (head_dim + kLanes - 1) / kLanes * kLanes;
+    return {nullptr,    nullptr,  type,    part_bytes(type, head_dim), part_bytes(type, head_pad),
+            n_kv_heads, head_dim, head_pad};
+}
+
+size_t key_block_bytes(const KvLayer& kv) { return kv.key_bytes * static_cast<size_t>(kv.n_kv_heads); }
+size_t value_block_bytes(const KvLayer& kv) { return kv.value_bytes * static_cast<size_t>(kv.n_kv_heads); }
+
+}  // namespace codellama

@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--method", choices=("full", "lora"), default="full")
     parser.add_argument("--turns", type=int, default=2, help="of all contestants, in either order")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--only-compiled", action="store_true", help="the faster half of them")
     parser.add_argument("--out", default="", help="name of the result files; none: print only")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -160,7 +161,8 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(json.dumps({"seconds": seconds, "peak_gb": peak}))
         return
-    names = [*CONTESTANTS, *(() if options.no_compile else (n + COMPILED for n in CONTESTANTS))]
+    plain = () if options.only_compiled else CONTESTANTS
+    names = [*plain, *(() if options.no_compile else (n + COMPILED for n in CONTESTANTS))]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for turn in range(options.turns):
         for name in names if turn == 0 else names[::-1]:
@@ -196,7 +198,7 @@ def report(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace) 
         f"# {options.out}, {stamp}", "", f"- {processor()}",
         f"- {', '.join(f'{n} {v}' for n, v in versions.items())}",
         f"- python benchmarks/training.py --method {options.method} --steps {options.steps}"
-        f" --turns {options.turns}", "",
+        f" --turns {options.turns}{' --only-compiled' * options.only_compiled}", "",
     ]  # fmt: skip
     path.with_suffix(".md").write_text("\n".join([*head, *lines, ""]))
     path.with_suffix(".json").write_text(json.dumps({"versions": versions, "runs": found}) + "\n")

@@ -30,7 +30,7 @@ def main() -> None:
     from codellama.hub.catalogue import DEFAULT_MODEL
 
     begin = time.perf_counter()
-    llm = CodeLlama.load(resolve(DEFAULT_MODEL))
+    llm = CodeLlama.load(resolve(DEFAULT_MODEL, pull=True))
     _say(f"{DEFAULT_MODEL}, loaded in {time.perf_counter() - begin:.2f} s\n")
     _heading("A function, completed")
     sys.stdout.write(FUNCTION)

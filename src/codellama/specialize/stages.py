@@ -168,23 +168,22 @@ def smol_long(tokens: int = 300_000, rank: int | None = None) -> Recipe:
     Args:
         rank: of adapters that learn it; None trains all weights.
     """
-    return Recipe(
-        name="smol-long" if rank is None else "smol-long-lora",
+    whole = Recipe(
+        name="smol-long",
         tokens=tokens,
         batch_tokens=16_384,
         sequence=16_384,
         mix=(("python", 0.94), ("code", 0.06)),
-        optimizer=Optimizer(
-            learning_rate=1e-4 if rank is None else 1e-3,
-            warmup=3,
-            schedule="constant" if rank is None else "wsd",
-            decay=0.7,
-            weight_decay=0.1 if rank is None else 0.0,
-        ),
+        optimizer=Optimizer(learning_rate=1e-4, warmup=3, schedule="constant"),
         infilling=Infilling(sentinel_weight=0.0),
-        lora=None if rank is None else Lora(rank=rank, alpha=2 * rank),
         rope_theta=1e6,
         context=16_384,
+    )
+    if rank is None:
+        return whole
+    falling = Optimizer(learning_rate=1e-3, warmup=3, schedule="wsd", decay=0.7, weight_decay=0.0)
+    return replace(
+        whole, name="smol-long-lora", optimizer=falling, lora=Lora(rank=rank, alpha=2 * rank)
     )
 
 

@@ -169,6 +169,7 @@ void matmul(const Packed& packed, In<float, 2> x, Out<float, 2> out, const std::
             tile += n_tiles;
         }
     }
+    if (kernels.unit != nullptr) kernels.unit->end();
 }
 
 // The same by the matrix unit's bfloat16 tiles, in runs of at most `run` blocks of 32 columns.

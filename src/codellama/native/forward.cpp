@@ -339,8 +339,8 @@ void Model::run_thread(int thread, const Step& step, float* logits_RV, float* hi
     embed(thread, step);
     pool_.barrier();
     for (int layer = 0; layer < shape_.n_layers; ++layer) run_layer(at, layer, step);
-    if (prompts) kernels_->unit->end();
     if (step.n_rows > 0) run_head(at, step, logits_RV, hidden_RD);
+    if (kernels_->unit != nullptr) kernels_->unit->end();
 }
 
 void Model::run_layer(Progress& at, int layer, const Step& step) {

@@ -14,6 +14,7 @@ namespace codellama::amx {
 #include "kv.inc"
 #include "partials.inc"
 #include "matmul_amx.inc"
+#include "matmul_amx_int8.inc"
 #include "attention_amx.inc"
 }  // namespace codellama::amx
 
@@ -23,6 +24,7 @@ const codellama::Kernels* codellama::kernels_amx() {
         Kernels all = *kernels_avx512();
         all.name = "amx";
         all.unit = &unit;
+        amx::use_exact(all);
         return all;
     }();
     return &table;

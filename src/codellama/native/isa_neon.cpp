@@ -9,6 +9,7 @@
 
 namespace codellama::neon {
 #include "simd/neon.inc"
+#include "simd/lanes.inc"
 #include "formats.inc"
 #include "functions.inc"
 #include "kv.inc"

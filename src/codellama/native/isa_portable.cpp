@@ -7,6 +7,7 @@
 
 namespace codellama::portable {
 #include "simd/portable.inc"
+#include "simd/lanes.inc"
 #include "formats.inc"
 #include "functions.inc"
 #include "kv.inc"

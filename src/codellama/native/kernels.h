@@ -44,7 +44,7 @@ using QuantTile = void (*)(const uint8_t* tile, size_t tile_bytes, int n_blocks,
                            float* out);
 using FloatTile = void (*)(const uint8_t* tile, int columns, const float* x, ptrdiff_t x_stride, float* out);
 
-constexpr int kMaxQuantRows = 8;
+constexpr int kMaxQuantRows = 16;
 constexpr int kMaxFloatRows = 4;
 constexpr int kMaxTiles = 4;
 

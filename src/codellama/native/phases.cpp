@@ -12,8 +12,9 @@ namespace {
 constexpr ptrdiff_t kActivationBytes = 512 * 1024;
 // Tiles handed out at a time when many rows are multiplied: enough products to pay for fetching the activations.
 constexpr int kTilesPerUnit = 4;
-// From this many rows on, work is handed out as threads ask for it; below, each thread keeps its part of the weights.
-constexpr int kDynamicRows = 16;
+// From this many rows on, work is handed out as threads ask for it; below, each thread keeps its part of the weights,
+// and what it prefetches is its own.
+constexpr int kDynamicRows = 33;
 // Columns quantized as one unit, so that a single long row is shared among threads.
 constexpr int kQuantizeColumns = 512;
 
@@ -97,10 +98,10 @@ void Model::multiply_range(const Product& product, Range tiles, Range rows, int 
         const int n_tiles = tile + widest <= tiles.end ? widest : 1;
         for (int row = rows.begin; row < rows.end;) {
             int n_rows = std::min(max_rows, rows.end - row);
-            // A remainder of fewer rows may take more tiles at once than there are here: one by one then.
-            const bool fits = n_tiles == 1 || kernels_->tiles_at_once[n_rows - 1] == n_tiles;
-            for (int t = 0; t < n_tiles; t += fits ? n_tiles : 1) {
-                multiply_tiles(product, tile + t, fits ? n_tiles : 1, row, n_rows, x, x_stride);
+            // A remainder of fewer rows may take another number of tiles at once: one by one if it is larger.
+            const int own = kernels_->tiles_at_once[n_rows - 1], step = own <= n_tiles ? own : 1;
+            for (int t = 0; t < n_tiles; t += step) {
+                multiply_tiles(product, tile + t, step, row, n_rows, x, x_stride);
             }
             row += n_rows;
         }

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from codellama.engine import sampling
 from codellama.engine.request import SamplingParams
 from codellama.engine.runner import Logits
-from codellama.engine.sampling import Sampler, candidates, token_logprob, uniform
+from codellama.engine.sampling import Sampler, token_logprob, uniform
 from codellama.errors import ModelFileError, RequestError
 from codellama.native import rows as native_rows
 
@@ -55,12 +55,9 @@ def obvious(logits_V: Logits, params: SamplingParams) -> dict[int, float]:
 @settings(deadline=None, max_examples=300)
 def test_cuts_agree_with_the_obvious_version(logits_V: Logits, params: SamplingParams) -> None:
     peak = float(logits_V.max())
-    if 0 < params.top_k < len(logits_V):
-        ids_C, weights_C = candidates(logits_V, params, peak)
-    else:
-        cuts = (params.temperature, params.top_p, params.min_p)
-        ids_C, weights_C = native_rows.nucleus(logits_V, peak, *cuts)
-        weights_C = weights_C.astype(np.float64)
+    cuts = (params.temperature, params.top_p, params.min_p)
+    ids_C, weights_C = native_rows.nucleus(logits_V, peak, *cuts, top_k=params.top_k)
+    weights_C = weights_C.astype(np.float64)
     got = dict(zip(ids_C.tolist(), (weights_C / weights_C.sum()).tolist(), strict=True))
     want = obvious(logits_V, params)
     # On the edge of top_p a rounding may keep or drop one of several equal tokens more, and the
@@ -94,29 +91,6 @@ def test_draws_follow_the_distribution(more: dict[str, float]) -> None:
     assert set(np.flatnonzero(counts)) <= set(shares)
     expected = {i: share * n for i, share in shares.items()}
     assert sum((counts[i] - e) ** 2 / e for i, e in expected.items()) < 29.9
-
-
-weights = hnp.arrays(
-    np.float64, st.integers(1, 300), elements=st.sampled_from([0.0, 0.1, 1.0, 3.0])
-)
-
-
-@given(weights, st.floats(0, 1, exclude_max=True))
-@settings(deadline=None)
-def test_pick_agrees_with_plain_running_sums_and_never_takes_weight_0(
-    weights_C: np.ndarray, share: float
-) -> None:
-    weights_C[len(weights_C) // 2] = 1.0
-    chosen = sampling.pick(weights_C, share)
-    running = weights_C.cumsum() / weights_C.sum()
-    assert weights_C[chosen] > 0
-    assert running[chosen] >= share - 1e-12
-    assert running[chosen] - weights_C[chosen] / weights_C.sum() <= share + 1e-12
-
-
-def test_pick_at_the_very_end() -> None:
-    weights_C = np.array([0.1] * 100 + [0.0] * 100)
-    assert sampling.pick(weights_C, 1 - 2**-53) == 99
 
 
 def test_splitmix64_gives_its_reference_outputs() -> None:

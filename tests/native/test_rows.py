@@ -62,18 +62,23 @@ def test_draw_inverts_running_sums(n: int) -> None:
 def test_draw_never_takes_weight_0(logits: np.ndarray, share: float) -> None:
     logits = logits.copy()
     logits[1::2] = -np.inf
-    assert rows.draw(logits, float(logits.max()), 1.0, share) % 2 == 0
+    for top_k in (0, len(logits) - 1):
+        assert rows.draw(logits, float(logits.max()), 1.0, share, top_k=top_k) % 2 == 0
 
 
 @pytest.mark.parametrize("n", LENGTHS)
 def test_draws_with_cuts_are_draws_from_the_nucleus(n: int) -> None:
     logits = row(n, 4)
     peak = float(logits.max())
-    for top_p, min_p in ((0.9, 0.0), (0.3, 0.0), (1.0, 0.05), (0.99, 0.01), (0.0, 0.0)):
-        ids, weights = rows.nucleus(logits, peak, 0.8, top_p, min_p)
+    for top_k, top_p, min_p in (
+        (0, 0.9, 0.0), (0, 0.3, 0.0), (0, 1.0, 0.05), (0, 0.99, 0.01), (0, 0.0, 0.0),
+        (1, 1.0, 0.0), (40, 1.0, 0.0), (40, 0.9, 0.0), (7, 0.99, 0.2), (n, 0.9, 0.0),
+    ):  # fmt: skip
+        ids, weights = rows.nucleus(logits, peak, 0.8, top_p, min_p, top_k=top_k)
         sums = weights.astype(np.float64).cumsum()
         for share in [*np.random.default_rng(n).random(50), 0.0, 1 - 2**-53]:
-            token = rows.draw(logits, peak, 0.8, float(share), top_p=top_p, min_p=min_p)
+            cuts = {"top_k": top_k, "top_p": top_p, "min_p": min_p}
+            token = rows.draw(logits, peak, 0.8, float(share), **cuts)
             point = min(share * sums[-1], np.nextafter(sums[-1], 0))
             assert token == ids[int(sums.searchsorted(point, side="right"))]
 
@@ -83,13 +88,50 @@ def test_log_sum_exp(n: int) -> None:
     logits = row(n, 2)
     values = logits.astype(np.float64)
     want = values.max() + np.log(np.exp(values - values.max()).sum())
-    assert rows.log_sum_exp(logits, float(logits.max())) == pytest.approx(want, abs=1e-6)
+    for k in (0, 1, 5, n):
+        total, ids = rows.log_sum_exp(logits, k)
+        assert total == pytest.approx(want, abs=1e-6)
+        assert ids.tolist() == rows.top(logits, k).tolist() if k else len(ids) == 0
 
 
 @given(short_rows, st.integers(1, 310))
 def test_top_is_sorted_with_equal_ones_by_id(values: np.ndarray, k: int) -> None:
     want = sorted(range(len(values)), key=lambda i: (-values[i], i))[:k]
     assert rows.top(values, k).tolist() == want
+
+
+@given(short_rows, st.data())
+def test_top_k_leaves_the_likeliest_first(logits: np.ndarray, data: st.DataObject) -> None:
+    """Weights by NumPy, sums one after the other: top_p may part at its edge by a rounding."""
+    k = data.draw(st.integers(1, len(logits)))
+    top_p, min_p = data.draw(st.sampled_from(((1.0, 0.0), (0.8, 0.0), (1.0, 0.1), (0.6, 0.05))))
+    order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))[:k]
+    weights = exact(logits, 0.7)[order]
+    before = (weights.cumsum() - weights) / weights.sum()
+    got, _ = rows.nucleus(logits, float(logits.max()), 0.7, top_p, min_p, top_k=k)
+    got = got.tolist() if k < len(logits) else sorted(got.tolist(), key=order.index)
+    for slack in (0.0, -1e-5, 1e-5):
+        kept = (before < top_p + slack) & (weights >= min_p * (1 - 1e-6))
+        if got == [i for i, stays in zip(order, kept, strict=True) if stays]:
+            return
+    raise AssertionError((got, order, weights))
+
+
+@given(short_rows, st.data())
+def test_penalties(logits: np.ndarray, data: st.DataObject) -> None:
+    """Against llama.cpp's formulas, token by token; the row stays as it is."""
+    tokens = data.draw(st.lists(st.integers(0, len(logits) - 1), max_size=70))
+    factor, frequency, presence = data.draw(st.tuples(*[st.floats(0.125, 2, width=32)] * 3))
+    want, kept = logits.astype(np.float64), logits.copy()
+    for token in set(tokens):
+        want[token] = want[token] / factor if want[token] > 0 else want[token] * factor
+        want[token] -= tokens.count(token) * frequency + presence
+    got = rows.penalize(
+        logits, np.array(tokens, np.int32),
+        repetition=factor, frequency=frequency, presence=presence,
+    )  # fmt: skip
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(logits, kept)
 
 
 def test_top_of_a_long_row() -> None:
@@ -128,5 +170,9 @@ def test_nonsense() -> None:
         rows.top(np.empty(0, np.float32), 3)
     with pytest.raises(ValueError, match="no room"):
         rows.top(logits, 0)
+    for token in (-1, 10):
+        with pytest.raises(ValueError, match="outside the row"):
+            tokens = np.array([token], np.int32)
+            rows.penalize(logits, tokens, repetition=1.1, frequency=0.0, presence=0.0)
     with pytest.raises(TypeError):
         rows.draw(logits.astype(np.float64), 1.0, 1.0, 0.5)  # type: ignore[arg-type]

@@ -16,16 +16,14 @@ Knows no text, no cache, no batch. Passes over all of a row [V] are native/rows.
 took 100 to 450 µs, a tenth of a small model's step. Never writes to the row, which belongs to the
 runner.
 
-Shape legend: V vocabulary, C candidates, U different tokens.
+Shape legend: V vocabulary, C candidates, U tokens with a bias.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from math import isfinite
 
 import numpy as np
-import numpy.typing as npt
 
 from codellama.engine.request import Constraint, SamplingParams, TokenLogprob
 from codellama.engine.runner import Logits
@@ -33,9 +31,6 @@ from codellama.errors import ModelFileError, RequestError
 from codellama.native import rows
 
 __all__ = ["Sampler", "token_logprob", "uniform"]
-
-Ids = npt.NDArray[np.int32]
-Float64 = npt.NDArray[np.float64]
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: SplitMix64's step
@@ -110,13 +105,10 @@ class Sampler:
         params = self.params
         if params.temperature < COLDEST:
             return likeliest
-        share = uniform(self._seed, self._index, position)
-        if not 0 < params.top_k < len(logits_V):
-            return rows.draw(
-                logits_V, peak, params.temperature, share, top_p=params.top_p, min_p=params.min_p
-            )
-        ids_C, weights_C = candidates(logits_V, params, peak)
-        return int(ids_C[pick(weights_C, share)])
+        return rows.draw(
+            logits_V, peak, params.temperature, uniform(self._seed, self._index, position),
+            top_k=params.top_k, top_p=params.top_p, min_p=params.min_p,
+        )  # fmt: skip
 
     def _steered(self, logits_V: Logits, drawn: int, output: list[int], position: int) -> int:
         """The first draw that is not rejected, from what is left; `drawn` where all are."""
@@ -161,47 +153,17 @@ def _mix(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def pick(weights_C: Float64, share: float) -> int:
-    """The index at which running sums of the weights exceed `share`, from [0, 1), of their total.
-
-    Never an index of weight 0.
-    """
-    sums_C = weights_C.cumsum()
-    point = min(share * sums_C[-1], np.nextafter(sums_C[-1], 0.0))  # rounding may leave none above
-    return int(sums_C.searchsorted(point, side="right"))
-
-
 def penalize(logits_V: Logits, tokens: list[int], params: SamplingParams) -> Logits:
-    """A copy in which recent tokens are less likely, by llama.cpp's formulas."""
-    window = Counter(tokens if params.repeat_last_n < 0 else tokens[-params.repeat_last_n :])
-    ids_U = np.fromiter(window, np.intp, len(window))
-    counts_U = np.fromiter(window.values(), np.float64, len(window))
-    recent_U = logits_V[ids_U]
-    factor = params.repetition_penalty
-    recent_U = np.where(recent_U > 0, recent_U / factor, recent_U * factor)
-    recent_U -= counts_U * params.frequency_penalty + params.presence_penalty
-    out_V = logits_V.copy()
-    out_V[ids_U] = recent_U
-    return out_V
-
-
-def candidates(logits_V: Logits, params: SamplingParams, peak: float) -> tuple[Ids, Float64]:
-    """The top_k tokens that survive the other cuts, too, likeliest first, and their weights
-    exp((logit − peak) / temperature)."""
-    ids_C = rows.top(logits_V, params.top_k)
-    weights_C = np.exp((logits_V[ids_C].astype(np.float64) - peak) / params.temperature)
-    if params.top_p < 1.0:
-        before_C = weights_C.cumsum() - weights_C  # a token stays while those before it fall short
-        mass = params.top_p * float(weights_C.sum())
-        keep = max(1, int(np.count_nonzero(before_C < mass)))
-        ids_C, weights_C = ids_C[:keep], weights_C[:keep]
-    keep = int(np.count_nonzero(weights_C >= params.min_p))  # the likeliest one weighs 1
-    return ids_C[:keep], weights_C[:keep]
+    """A copy in which the last repeat_last_n tokens (−1: all) are less likely."""
+    window = tokens if params.repeat_last_n < 0 else tokens[-params.repeat_last_n :]
+    return rows.penalize(
+        logits_V, np.array(window, np.int32), repetition=params.repetition_penalty,
+        frequency=params.frequency_penalty, presence=params.presence_penalty,
+    )  # fmt: skip
 
 
 def token_logprob(logits_V: Logits, token: int, n_top: int) -> TokenLogprob:
     """Log-probabilities under softmax(logits), to 1e-6: of `token`, and of the n_top likeliest."""
-    log_total = rows.log_sum_exp(logits_V, float(logits_V.max()))
-    ids = rows.top(logits_V, n_top).tolist() if n_top else ()
-    pairs = tuple((id, float(logits_V[id]) - log_total) for id in ids)
+    log_total, ids_C = rows.log_sum_exp(logits_V, n_top)
+    pairs = tuple((id, float(logits_V[id]) - log_total) for id in ids_C.tolist())
     return TokenLogprob(token, float(logits_V[token]) - log_total, pairs)

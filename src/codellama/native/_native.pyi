@@ -14,15 +14,30 @@ def nucleus(
     logits: _Float32,
     peak: float,
     temperature: float,
+    top_k: int,
     top_p: float,
     min_p: float,
     ids: _Int32,
     weights: _Float32,
 ) -> int: ...
 def draw(
-    logits: _Float32, peak: float, temperature: float, top_p: float, min_p: float, share: float
+    logits: _Float32,
+    peak: float,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    share: float,
 ) -> int: ...
-def log_sum_exp(logits: _Float32, peak: float) -> float: ...
+def log_sum_exp(logits: _Float32, ids: _Int32) -> float: ...
+def penalize(
+    logits: _Float32,
+    tokens: _Int32,
+    repetition: float,
+    frequency: float,
+    presence: float,
+    out: _Float32,
+) -> None: ...
 def peak_instructions() -> list[str]: ...
 def peak_rate(instruction: str, n_threads: int, seconds: float) -> float: ...
 

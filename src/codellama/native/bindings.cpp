@@ -85,22 +85,35 @@ int top_ids(In<float, 1> values, int k, Out<int32_t, 1> ids) {
     return top(values.data(), static_cast<int>(values.shape(0)), k, ids.data());
 }
 
-int nucleus_of(In<float, 1> logits, float peak, float temperature, double top_p, float min_p, Out<int32_t, 1> ids,
-               Out<float, 1> weights) {
+int nucleus_of(In<float, 1> logits, float peak, float temperature, int top_k, double top_p, float min_p,
+               Out<int32_t, 1> ids, Out<float, 1> weights) {
     const size_t n = logits.shape(0);
     require(n > 0 && ids.shape(0) >= n && weights.shape(0) >= n, "the row is empty, or there is no room for it");
     require(temperature > 0, "the temperature must be positive");
-    return nucleus(logits.data(), static_cast<int>(n), peak, temperature, top_p, min_p, ids.data(), weights.data());
+    return nucleus(logits.data(), static_cast<int>(n), peak, temperature, {top_k, top_p, min_p}, ids.data(),
+                   weights.data());
 }
 
-int draw_of(In<float, 1> logits, float peak, float temperature, double top_p, float min_p, double share) {
+int draw_of(In<float, 1> logits, float peak, float temperature, int top_k, double top_p, float min_p, double share) {
     require(logits.shape(0) > 0, "the row is empty");
     require(temperature > 0, "the temperature must be positive");
-    return draw(logits.data(), static_cast<int>(logits.shape(0)), peak, temperature, top_p, min_p, share);
+    return draw(logits.data(), static_cast<int>(logits.shape(0)), peak, temperature, {top_k, top_p, min_p}, share);
 }
 
-double log_sum_exp_of(In<float, 1> logits, float peak) {
-    return log_sum_exp(logits.data(), static_cast<int>(logits.shape(0)), peak);
+double log_sum_exp_of(In<float, 1> logits, Out<int32_t, 1> ids) {
+    require(logits.shape(0) > 0 && ids.shape(0) <= logits.shape(0), "the row is empty, or shorter than that many ids");
+    return log_sum_exp(logits.data(), static_cast<int>(logits.shape(0)), static_cast<int>(ids.shape(0)), ids.data());
+}
+
+void penalize_in(In<float, 1> logits, In<int32_t, 1> tokens, float repetition, float frequency, float presence,
+                 Out<float, 1> out) {
+    const size_t n = logits.shape(0);
+    require(out.shape(0) == n, "there is no room for the row");
+    for (size_t i = 0; i < tokens.shape(0); ++i) {
+        require(tokens.data()[i] >= 0 && static_cast<size_t>(tokens.data()[i]) < n, "a token is outside the row");
+    }
+    penalize(logits.data(), static_cast<int>(n), tokens.data(), static_cast<int>(tokens.shape(0)),
+             {repetition, frequency, presence}, out.data());
 }
 
 // ---- single kernels, for the tests --------------------------------------------------------------------------------
@@ -252,11 +265,13 @@ NB_MODULE(_native, m) {
     using Unlocked = nb::call_guard<nb::gil_scoped_release>;
     m.def("read_bandwidth", &read_bandwidth, nb::arg("bytes"), nb::arg("n_threads"), nb::arg("seconds"), Unlocked());
     m.def("top", &top_ids, array("values"), nb::arg("k"), array("ids"));
-    m.def("nucleus", &nucleus_of, array("logits"), nb::arg("peak"), nb::arg("temperature"), nb::arg("top_p"),
-          nb::arg("min_p"), array("ids"), array("weights"));
-    m.def("draw", &draw_of, array("logits"), nb::arg("peak"), nb::arg("temperature"), nb::arg("top_p"),
-          nb::arg("min_p"), nb::arg("share"));
-    m.def("log_sum_exp", &log_sum_exp_of, array("logits"), nb::arg("peak"));
+    m.def("nucleus", &nucleus_of, array("logits"), nb::arg("peak"), nb::arg("temperature"), nb::arg("top_k"),
+          nb::arg("top_p"), nb::arg("min_p"), array("ids"), array("weights"));
+    m.def("draw", &draw_of, array("logits"), nb::arg("peak"), nb::arg("temperature"), nb::arg("top_k"),
+          nb::arg("top_p"), nb::arg("min_p"), nb::arg("share"));
+    m.def("log_sum_exp", &log_sum_exp_of, array("logits"), array("ids"));
+    m.def("penalize", &penalize_in, array("logits"), array("tokens"), nb::arg("repetition"), nb::arg("frequency"),
+          nb::arg("presence"), array("out"));
     m.def("peak_instructions", &peak_instructions);
     m.def("peak_rate", &peak_rate, nb::arg("instruction"), nb::arg("n_threads"), nb::arg("seconds"), Unlocked());
 

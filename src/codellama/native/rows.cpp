@@ -183,13 +183,61 @@ int exponent(float weight) {
     return static_cast<int>(std::min<uint32_t>(bits >> 23, 127));
 }
 
+// The k largest maxima of chunks bound the k-th largest value from below: few ids are left to sort.
+struct Maxima {
+    std::vector<float> each;  // of whole chunks
+    float peak = -INFINITY;   // of all
+};
+
+Maxima find_maxima(const float* values, int n) {
+    Maxima found;
+    found.each.resize(static_cast<size_t>(n / kRowChunk));
+    passes().maxima(values, n / kRowChunk, found.each.data());
+    for (float each : found.each) found.peak = std::max(found.peak, each);
+    for (int i = n / kRowChunk * kRowChunk; i < n; ++i) found.peak = std::max(found.peak, values[i]);
+    return found;
+}
+
+// k ≤ n. The maxima are left in another order.
+void top_below(const float* values, int n, int k, Maxima& maxima, int32_t* ids) {
+    thread_local std::vector<int32_t> found;
+    found.resize(static_cast<size_t>(n));
+    float bound = -INFINITY;
+    if (k < static_cast<int>(maxima.each.size())) {
+        const auto last = maxima.each.begin() + k - 1;
+        std::nth_element(maxima.each.begin(), last, maxima.each.end(), std::greater<>());
+        bound = *last;
+    }
+    const int count = passes().at_least(values, n, bound, found.data());
+    std::partial_sort(found.data(), found.data() + k, found.data() + count, [values](int32_t a, int32_t b) {
+        return values[a] > values[b] || (values[a] == values[b] && a < b);
+    });
+    std::copy_n(found.data(), k, ids);
+}
+
+// As `nucleus` for 0 < top_k < n: the likeliest first.
+int likeliest(const float* logits, int n, float peak, float temperature, const Cuts& cuts, int32_t* ids,
+              float* weights) {
+    const int k = top(logits, n, cuts.top_k, ids);
+    double total = 0;
+    for (int i = 0; i < k; ++i) {
+        weights[i] = static_cast<float>(std::exp((static_cast<double>(logits[ids[i]]) - peak) / temperature));
+        total += weights[i];
+    }
+    const double mass = cuts.top_p < 1 ? cuts.top_p * total : INFINITY;
+    int count = 0;
+    for (double before = 0; count < k && (before < mass || count == 0); ++count) before += weights[count];
+    while (count > 0 && weights[count - 1] < cuts.min_p) --count;
+    return count;
+}
+
 // Among what `nucleus` keeps.
-int draw_kept(const float* logits, int n, float peak, float temperature, double top_p, float min_p, double share) {
+int draw_kept(const float* logits, int n, float peak, float temperature, const Cuts& cuts, double share) {
     thread_local std::vector<int32_t> ids;
     thread_local std::vector<float> weights;
     ids.resize(static_cast<size_t>(n));
     weights.resize(static_cast<size_t>(n));
-    const int count = nucleus(logits, n, peak, temperature, top_p, min_p, ids.data(), weights.data());
+    const int count = nucleus(logits, n, peak, temperature, cuts, ids.data(), weights.data());
     double total = 0, before = 0;
     for (int i = 0; i < count; ++i) total += weights[static_cast<size_t>(i)];
     int last = 0;
@@ -204,8 +252,10 @@ int draw_kept(const float* logits, int n, float peak, float temperature, double 
 
 }  // namespace
 
-int draw(const float* logits, int n, float peak, float temperature, double top_p, float min_p, double share) {
-    if (top_p < 1 || min_p > 0) return draw_kept(logits, n, peak, temperature, top_p, min_p, share);
+int draw(const float* logits, int n, float peak, float temperature, const Cuts& cuts, double share) {
+    if (cuts.top_p < 1 || cuts.min_p > 0 || cuts.keeps_top(n)) {
+        return draw_kept(logits, n, peak, temperature, cuts, share);
+    }
     const Weights& w = weigh(logits, n, peak, temperature);
     const double point = share * w.total;
     double before = 0;
@@ -222,32 +272,36 @@ int draw(const float* logits, int n, float peak, float temperature, double top_p
     return last;
 }
 
-double log_sum_exp(const float* logits, int n, float peak) {
+double log_sum_exp(const float* logits, int n, int k, int32_t* ids) {
+    Maxima maxima = find_maxima(logits, n);
+    const float peak = maxima.peak;
+    if (k > 0) top_below(logits, n, k, maxima, ids);
     return static_cast<double>(peak) + std::log(weigh(logits, n, peak, 1.0f).total);
 }
 
 int top(const float* values, int n, int k, int32_t* ids) {
+    Maxima maxima = find_maxima(values, n);
     k = std::min(k, n);
-    const std::unique_ptr<int32_t[]> found(new int32_t[static_cast<size_t>(n)]);  // not filled first
-    // The k-th largest of the maxima of chunks is no larger than the k-th largest of all: few ids are left to sort.
-    const int n_chunks = n / kRowChunk;
-    float bound = -INFINITY;
-    if (k < n_chunks) {
-        std::vector<float> maxima(static_cast<size_t>(n_chunks));
-        passes().maxima(values, n_chunks, maxima.data());
-        std::nth_element(maxima.begin(), maxima.begin() + k - 1, maxima.end(), std::greater<>());
-        bound = maxima[static_cast<size_t>(k - 1)];
-    }
-    const int count = passes().at_least(values, n, bound, found.get());
-    std::partial_sort(found.get(), found.get() + k, found.get() + count, [values](int32_t a, int32_t b) {
-        return values[a] > values[b] || (values[a] == values[b] && a < b);
-    });
-    std::copy_n(found.get(), k, ids);
+    top_below(values, n, k, maxima, ids);
     return k;
 }
 
-int nucleus(const float* logits, int n, float peak, float temperature, double top_p, float min_p, int32_t* ids,
-            float* weights) {
+void penalize(const float* logits, int n, const int32_t* tokens, int n_tokens, const Penalties& penalties, float* out) {
+    std::copy_n(logits, n, out);
+    std::vector<int32_t> recent(tokens, tokens + n_tokens);
+    std::sort(recent.begin(), recent.end());
+    for (size_t i = 0, next = 0; i < recent.size(); i = next) {
+        while (next < recent.size() && recent[next] == recent[i]) ++next;
+        const float logit = logits[recent[i]];
+        const float scaled = logit > 0 ? logit / penalties.repetition : logit * penalties.repetition;
+        out[recent[i]] = scaled - (static_cast<float>(next - i) * penalties.frequency + penalties.presence);
+    }
+}
+
+int nucleus(const float* logits, int n, float peak, float temperature, const Cuts& cuts, int32_t* ids, float* weights) {
+    if (cuts.keeps_top(n)) return likeliest(logits, n, peak, temperature, cuts, ids, weights);
+    const double top_p = cuts.top_p;
+    const float min_p = cuts.min_p;
     const Weights& w = weigh(logits, n, peak, temperature);
     const float* each = w.each.data();
     const double mass = top_p < 1 ? top_p * w.total : INFINITY;

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 import codellama.native._native as _native
 
-__all__ = ["draw", "log_sum_exp", "nucleus", "top"]
+__all__ = ["draw", "log_sum_exp", "nucleus", "penalize", "top"]
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -25,15 +25,16 @@ def draw(
     temperature: float,
     share: float,
     *,
+    top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> int:
     """The token at which running sums of the weights exceed `share`, from [0, 1), of their total:
-    by rising id, over what `nucleus` keeps.
+    over what `nucleus` keeps, in its order.
 
     Never one of weight 0. Raises ValueError for a temperature that is not positive.
     """
-    return _native.draw(logits_V, peak, temperature, top_p, min_p, share)
+    return _native.draw(logits_V, peak, temperature, top_k, top_p, min_p, share)
 
 
 def top(values_V: Float32, k: int) -> Int32:
@@ -44,19 +45,38 @@ def top(values_V: Float32, k: int) -> Int32:
 
 
 def nucleus(
-    logits_V: Float32, peak: float, temperature: float, top_p: float, min_p: float
+    logits_V: Float32,
+    peak: float,
+    temperature: float,
+    top_p: float,
+    min_p: float,
+    *,
+    top_k: int = 0,
 ) -> tuple[Int32, Float32]:
-    """The fewest heaviest tokens that hold the share top_p of all weights (1: all of them), without
-    those that weigh less than min_p: ids by rising id, and their weights. Of equal logits the lower
-    ids; at least the likeliest token.
+    """Of the top_k likeliest tokens (0: of all) the fewest that hold the share top_p of their
+    weights (1: all), without those that weigh less than min_p: ids, and their weights. By rising
+    id, with top_k the likeliest first; of equal logits the lower ids; at least the likeliest token.
 
     Raises ValueError for a temperature that is not positive.
     """
     ids_V, weights_V = np.empty(len(logits_V), np.int32), np.empty(len(logits_V), np.float32)
-    n = _native.nucleus(logits_V, peak, temperature, top_p, min_p, ids_V, weights_V)
+    n = _native.nucleus(logits_V, peak, temperature, top_k, top_p, min_p, ids_V, weights_V)
     return ids_V[:n], weights_V[:n]
 
 
-def log_sum_exp(logits_V: Float32, peak: float) -> float:
-    """log Σ exp(logits), to an error of 1e-6."""
-    return _native.log_sum_exp(logits_V, peak)
+def log_sum_exp(logits_V: Float32, k: int = 0) -> tuple[float, Int32]:
+    """log Σ exp(logits), to an error of 1e-6, and the ids of the k largest, as `top` has them."""
+    ids_C = np.empty(min(k, len(logits_V)), np.int32)
+    return _native.log_sum_exp(logits_V, ids_C), ids_C
+
+
+def penalize(
+    logits_V: Float32, tokens: Int32, *, repetition: float, frequency: float, presence: float
+) -> Float32:
+    """A copy in which each of `tokens` is less likely: a positive logit is divided by `repetition`,
+    a negative one multiplied with it; then `presence` is subtracted, and `frequency` for every
+    occurrence (llama.cpp's formulas). Raises ValueError for a token outside the row.
+    """
+    out_V = np.empty_like(logits_V)
+    _native.penalize(logits_V, tokens, repetition, frequency, presence, out_V)
+    return out_V

@@ -278,6 +278,7 @@ RECIPES: dict[str, Callable[[], Pipeline]] = {
 
 PROFILES = {
     "laptop": Profile(),
+    "laptop-long": Profile(name="laptop-long", micro_rows=1, recompute=True),
     "laptop-float32": Profile(name="laptop-float32", dtype="float32"),
     "gpu": Profile(name="gpu", device="cuda", micro_rows=8, recompute=True),
     "h100x8": Profile(

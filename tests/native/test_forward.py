@@ -234,7 +234,7 @@ def test_company_changes_no_bit(
 def test_prompts_beside_answers_change_no_bit(isa: str) -> None:
     """An answer's tokens alone, several at once, and beside prompts; the prompts likewise."""
     weights = Weights(replace(TINY, dim=256, ffn_dim=160, head_dim=64), GGMLType.Q4_0)
-    prompt, answer, other = (tokens_of(n, 101, seed=n) for n in (37, 5, 23))
+    prompt, answer, other = (tokens_of(n, 101, seed=n) for n in (37, 14, 23))
     tables = [range(4), range(4, 8)]
 
     def alone() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -249,14 +249,15 @@ def test_prompts_beside_answers_change_no_bit(isa: str) -> None:
     first, answered, second = alone()
     runner = NativeRunner(weights, context=64, n_blocks=8, threads=2, isa=isa)
     np.testing.assert_array_equal(run(runner, [(prompt, 0, tables[0])]), first)
-    both = [(answer[:3], 37, tables[0]), (other[:20], 0, tables[1])]
-    np.testing.assert_array_equal(
-        run(runner, both, n_decode=3), np.concatenate([answered[:3], second[:20]])
-    )
-    both = [(answer[3:], 40, tables[0]), (other[20:], 20, tables[1])]
-    np.testing.assert_array_equal(
-        run(runner, both, n_decode=2), np.concatenate([answered[3:], second[20:]])
-    )
+    for begin, end, (first_row, last_row) in ((0, 9, (0, 20)), (9, 14, (20, 23))):  # tiles, vectors
+        both = [
+            (answer[begin:end], 37 + begin, tables[0]),
+            (other[first_row:last_row], first_row, tables[1]),
+        ]
+        np.testing.assert_array_equal(
+            run(runner, both, n_decode=end - begin),
+            np.concatenate([answered[begin:end], second[first_row:last_row]]),
+        )
 
 
 def test_copied_blocks_continue_alike(reference: Reference) -> None:

@@ -1,5 +1,5 @@
-// The kernels for AVX-512 with AMX tiles (Sapphire Rapids 2023 and later): those of isa_avx512.cpp as they are, and a
-// matrix unit for prompts. See there for what may be included here.
+// The kernels for AVX-512 with AMX tiles (Sapphire Rapids 2023 and later): those of isa_avx512.cpp, a matrix
+// unit for prompts, and tiles for integer products of many rows. See there for what may be included here.
 
 #include <immintrin.h>
 

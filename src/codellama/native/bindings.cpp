@@ -14,6 +14,7 @@
 #include "forward.h"
 #include "probe.h"
 #include "prompt.h"
+#include "quantized.h"
 #include "rows.h"
 
 namespace nb = nanobind;
@@ -147,7 +148,7 @@ void matmul(const Packed& packed, In<float, 2> x, Out<float, 2> out, const std::
     require(columns == w.columns && out.shape(0) == x.shape(0) && out.shape(1) == static_cast<size_t>(w.rows),
             "shapes do not match");
     const bool quantized = geometry(w.format).quantized;
-    const int most = quantized ? kernels.max_quant_rows : kernels.max_float_rows;
+    const int most = quantized ? rows_of_call(kernels, n) : kernels.max_float_rows;
     const int at_once = rows_at_once > 0 && rows_at_once < most ? rows_at_once : most;
     Buffer blocks(static_cast<size_t>(n * (columns / kBlock + 1)) * sizeof(XBlock));
     Buffer padded(static_cast<size_t>(n) * static_cast<size_t>(w.padded_columns) * sizeof(float));
@@ -163,12 +164,11 @@ void matmul(const Packed& packed, In<float, 2> x, Out<float, 2> out, const std::
     for (int r = 0; r < n; r += at_once) {
         const int m = std::min(at_once, n - r);
         for (int tile = 0; tile < w.n_tiles();) {
-            float result[kMaxQuantRows * kMaxTiles * kLanes];
-            const int widest = quantized ? kernels.tiles_at_once[m - 1] : 1;
+            float result[kMaxRowsOfCall * kMaxTiles * kLanes];
+            const int widest = quantized ? tiles_of_call(kernels, m) : 1;
             const int n_tiles = tile + widest <= w.n_tiles() ? widest : 1;
             if (quantized) {
-                const auto& table = n_tiles == 1 ? kernels.quant_tile : kernels.quant_tiles;
-                table[format][m - 1](w.tile(tile), w.tile_bytes, w.n_blocks(), q + r * stride, stride, result);
+                multiply_quantized(kernels, w, tile, n_tiles, q + r * stride, stride, m, result);
             } else {
                 kernels.float_tile[format][m - 1](w.tile(tile), w.padded_columns,
                                                   f + static_cast<ptrdiff_t>(r) * w.padded_columns, w.padded_columns,

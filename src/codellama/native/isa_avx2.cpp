@@ -14,12 +14,17 @@ namespace codellama::avx2 {
 #include "kv.inc"
 #include "partials.inc"
 #include "matmul.inc"
+#include "panel.inc"
 #include "elementwise.inc"
 #include "attention.inc"
 #include "table.inc"
 }  // namespace codellama::avx2
 
 const codellama::Kernels* codellama::kernels_avx2() {
-    static const Kernels table = avx2::make_table("avx2");
+    static const Kernels table = [] {
+        Kernels all = avx2::make_table("avx2");
+        avx2::use_panels(all);
+        return all;
+    }();
     return &table;
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "forward.h"
+#include "quantized.h"
 
 namespace codellama {
 namespace {
@@ -61,13 +62,11 @@ void Model::quantize_rows(int thread, const float* x, ptrdiff_t stride, int colu
 // out[row][tile][lane] of n_tiles tiles, which is 1 or what the kernel takes at once for so many rows.
 void Model::tile_rows(const Matrix& weight, int tile, int n_tiles, int row, int n_rows, const float* x,
                       ptrdiff_t x_stride, float* out) const {
-    const int format = static_cast<int>(weight.format);
     if (geometry(weight.format).quantized) {
         const XBlock* quantized = reinterpret_cast<const XBlock*>(quantized_.data());
-        const QuantTile kernel =
-            n_tiles == 1 ? kernels_->quant_tile[format][n_rows - 1] : kernels_->quant_tiles[format][n_rows - 1];
-        kernel(weight.tile(tile), weight.tile_bytes, weight.n_blocks(), quantized + row * x_blocks_, x_blocks_, out);
+        multiply_quantized(*kernels_, weight, tile, n_tiles, quantized + row * x_blocks_, x_blocks_, n_rows, out);
     } else {
+        const int format = static_cast<int>(weight.format);
         kernels_->float_tile[format][n_rows - 1](weight.tile(tile), weight.padded_columns, x + row * x_stride, x_stride,
                                                  out);
     }
@@ -75,7 +74,7 @@ void Model::tile_rows(const Matrix& weight, int tile, int n_tiles, int row, int 
 
 void Model::multiply_tiles(const Product& product, int tile, int n_tiles, int row, int n_rows, const float* x,
                            ptrdiff_t x_stride) const {
-    float out[kMaxQuantRows * kMaxTiles * kLanes], up[kMaxQuantRows * kMaxTiles * kLanes];
+    float out[kMaxRowsOfCall * kMaxTiles * kLanes], up[kMaxRowsOfCall * kMaxTiles * kLanes];
     tile_rows(*product.weight, tile, n_tiles, row, n_rows, x, x_stride, out);
     if (product.gate_up != nullptr) {
         tile_rows(*product.gate_up, tile, n_tiles, row, n_rows, x, x_stride, up);
@@ -94,12 +93,12 @@ void Model::multiply_range(const Product& product, Range tiles, Range rows, int 
                            ptrdiff_t x_stride) const {
     const bool floats = max_rows <= kernels_->max_float_rows && is_float(product);
     for (int tile = tiles.begin; tile < tiles.end;) {
-        const int widest = floats ? 1 : kernels_->tiles_at_once[std::min(max_rows, rows.end - rows.begin) - 1];
+        const int widest = floats ? 1 : tiles_of_call(*kernels_, std::min(max_rows, rows.end - rows.begin));
         const int n_tiles = tile + widest <= tiles.end ? widest : 1;
         for (int row = rows.begin; row < rows.end;) {
             int n_rows = std::min(max_rows, rows.end - row);
             // A remainder of fewer rows may take another number of tiles at once: one by one if it is larger.
-            const int own = kernels_->tiles_at_once[n_rows - 1], step = own <= n_tiles ? own : 1;
+            const int own = tiles_of_call(*kernels_, n_rows), step = own <= n_tiles ? own : 1;
             for (int t = 0; t < n_tiles; t += step) {
                 multiply_tiles(product, tile + t, step, row, n_rows, x, x_stride);
             }
@@ -122,7 +121,7 @@ void Model::multiply(Progress& at, const Product* products, int n_products, int 
 
 void Model::multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
                            ptrdiff_t x_stride) {
-    int n_tiles = 0, max_rows = kernels_->max_quant_rows;
+    int n_tiles = 0, max_rows = rows_of_call(*kernels_, n_rows);
     ptrdiff_t row_bytes = 1;
     for (int i = 0; i < n_products; ++i) {
         const Matrix& weight = *products[i].weight;

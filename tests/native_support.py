@@ -39,8 +39,12 @@ _SCALES = {
 }
 
 
-def random_weights(type: GGMLType, rows: int, columns: int, seed: int) -> Tensor:
-    """Arbitrary codes, and scales of either sign, a hundredth of them subnormal."""
+def random_weights(
+    type: GGMLType, rows: int, columns: int, seed: int, *, byte: int | None = None
+) -> Tensor:
+    """Arbitrary codes (or every one of the same byte), and scales of either sign, a hundredth of
+    them subnormal.
+    """
     rng = np.random.default_rng(seed)
     elements, size = BLOCK_LAYOUT[type]
     if elements == 1:
@@ -56,6 +60,8 @@ def random_weights(type: GGMLType, rows: int, columns: int, seed: int) -> Tensor
         return Tensor("w", (rows, columns), type, data.reshape(-1).view(np.uint8))
     blocks = rows * row_bytes(type, columns) // size
     raw = rng.integers(0, 256, (blocks, size), np.uint8)
+    if byte is not None:
+        raw[:] = byte
     for at in _SCALES.get(type, (0,)):
         scale = rng.normal(0, 0.1, (blocks, 1))
         scale[rng.random(blocks) < 0.01] *= 1e-6

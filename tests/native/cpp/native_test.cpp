@@ -15,6 +15,7 @@
 #include "attend_alone.h"
 #include "dispatch.h"
 #include "forward.h"
+#include "quantized.h"
 
 using namespace codellama;
 
@@ -142,6 +143,32 @@ void check_alike(const Kernels& k, const Kernels& other, Format format) {
     }
     check(ok, std::string(k.name) + " like " + other.name + " to the bit, format " +
                   std::to_string(static_cast<int>(format)));
+}
+
+// Tiles unpacked for many rows: each row's result is that of the row alone, to the bit.
+void check_panels(const Kernels& k, Format format) {
+    constexpr int kRows = kMaxPanelRows, columns = 768;
+    std::vector<uint8_t> bytes;
+    const Matrix m = packed(format, kMaxTiles * kLanes, columns, bytes);
+    const std::vector<float> x = normal(static_cast<size_t>(kRows * columns));
+    std::vector<XBlock> q(static_cast<size_t>(kRows * m.n_blocks()));
+    k.quantize(x.data(), kRows * columns, q.data());
+    bool ok = true;
+    for (int n : {k.max_quant_rows + 1, kRows - 1, kRows}) {
+        for (int n_tiles : {1, kMaxTiles}) {
+            std::vector<float> together(static_cast<size_t>(n * n_tiles * kLanes));
+            multiply_quantized(k, m, 0, n_tiles, q.data(), m.n_blocks(), n, together.data());
+            for (int r = 0; r < n; ++r) {
+                for (int t = 0; t < n_tiles; ++t) {
+                    float alone[kLanes];
+                    multiply_quantized(k, m, t, 1, &q[static_cast<size_t>(r * m.n_blocks())], m.n_blocks(), 1, alone);
+                    ok = ok && std::memcmp(&together[static_cast<size_t>((r * n_tiles + t) * kLanes)], alone,
+                                           sizeof(alone)) == 0;
+                }
+            }
+        }
+    }
+    check(ok, std::string(k.name) + " panels of format " + std::to_string(static_cast<int>(format)));
 }
 
 void check_rows(const Kernels& k, const Kernels& portable) {
@@ -379,7 +406,11 @@ void check_pool() {
 
 void check_set(const std::string& isa, const std::vector<std::string>& present) {
     const Kernels& k = *choose_kernels(isa);
-    for (int f = 0; f < kFormats; ++f) check_tiles(k, static_cast<Format>(f));
+    for (int f = 0; f < kFormats; ++f) {
+        const Format format = static_cast<Format>(f);
+        check_tiles(k, format);
+        if (k.has_panels && geometry(format).quantized) check_panels(k, format);
+    }
     for (const std::string& other : present) {
         if (isa == "portable" || other == "portable" || other == isa) continue;
         for (int f = 0; f < kFormats; ++f) {

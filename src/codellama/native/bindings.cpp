@@ -14,7 +14,7 @@
 #include "forward.h"
 #include "probe.h"
 #include "prompt.h"
-#include "quantized.h"
+#include "products.h"
 #include "rows.h"
 
 namespace nb = nanobind;
@@ -147,33 +147,26 @@ void matmul(const Packed& packed, In<float, 2> x, Out<float, 2> out, const std::
     const int n = static_cast<int>(x.shape(0)), columns = static_cast<int>(x.shape(1));
     require(columns == w.columns && out.shape(0) == x.shape(0) && out.shape(1) == static_cast<size_t>(w.rows),
             "shapes do not match");
-    const bool quantized = geometry(w.format).quantized;
-    const int most = quantized ? rows_of_call(kernels, n) : kernels.max_float_rows;
+    const bool floats = is_float(w);
+    const int most = rows_of_call(kernels, floats, std::max(n, 1));
     const int at_once = rows_at_once > 0 && rows_at_once < most ? rows_at_once : most;
     Buffer blocks(static_cast<size_t>(n * (columns / kBlock + 1)) * sizeof(XBlock));
     Buffer padded(static_cast<size_t>(n) * static_cast<size_t>(w.padded_columns) * sizeof(float));
     XBlock* q = reinterpret_cast<XBlock*>(blocks.data());
     float* f = reinterpret_cast<float*>(padded.data());
-    const ptrdiff_t stride = w.n_blocks();
+    const Activations rows = {q, w.n_blocks(), f, w.padded_columns};
     for (int r = 0; r < n; ++r) {
-        std::copy_n(x.data() + static_cast<ptrdiff_t>(r) * columns, columns,
-                    f + static_cast<ptrdiff_t>(r) * w.padded_columns);
-        if (quantized) kernels.quantize(x.data() + static_cast<ptrdiff_t>(r) * columns, columns, q + r * stride);
+        std::copy_n(x.data() + static_cast<ptrdiff_t>(r) * columns, columns, f + r * rows.float_stride);
+        if (!floats)
+            kernels.quantize(x.data() + static_cast<ptrdiff_t>(r) * columns, columns, q + r * rows.block_stride);
     }
-    const int format = static_cast<int>(w.format);
     for (int r = 0; r < n; r += at_once) {
         const int m = std::min(at_once, n - r);
         for (int tile = 0; tile < w.n_tiles();) {
             float result[kMaxRowsOfCall * kMaxTiles * kLanes];
-            const int widest = quantized ? tiles_of_call(kernels, m) : 1;
+            const int widest = tiles_of_call(kernels, floats, m);
             const int n_tiles = tile + widest <= w.n_tiles() ? widest : 1;
-            if (quantized) {
-                multiply_quantized(kernels, w, tile, n_tiles, q + r * stride, stride, m, result);
-            } else {
-                kernels.float_tile[format][m - 1](w.tile(tile), w.padded_columns,
-                                                  f + static_cast<ptrdiff_t>(r) * w.padded_columns, w.padded_columns,
-                                                  result);
-            }
+            multiply_tiles(kernels, w, tile, n_tiles, rows, r, m, result);
             const int width = std::min(n_tiles * kLanes, w.rows - tile * kLanes);
             for (int i = 0; i < m; ++i) {
                 std::copy_n(result + i * n_tiles * kLanes, width,

@@ -15,6 +15,7 @@
 #include "kernels.h"
 #include "kv.h"
 #include "pack.h"
+#include "products.h"
 #include "threads.h"
 
 namespace codellama {
@@ -89,6 +90,8 @@ class Model {
         bool accumulate;
         const Matrix* gate_up = nullptr;  // out = silu(weight · x) · (gate_up · x)
         uint16_t* tiles = nullptr;        // where prompt rows of a product with gate_up go
+
+        bool floats() const { return is_float(*weight) || (gate_up != nullptr && is_float(*gate_up)); }
     };
     struct UnitScratch {
         uint16_t* weights;
@@ -136,13 +139,8 @@ class Model {
                   ptrdiff_t x_stride, const uint16_t* tiles);
     void multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
                         ptrdiff_t x_stride);
-    void multiply_range(const Product& product, Range tiles, Range rows, int max_rows, const float* x,
-                        ptrdiff_t x_stride) const;
-    void multiply_tiles(const Product& product, int tile, int n_tiles, int row, int n_rows, const float* x,
-                        ptrdiff_t x_stride) const;
-    void tile_rows(const Matrix& weight, int tile, int n_tiles, int row, int n_rows, const float* x, ptrdiff_t x_stride,
-                   float* out) const;
-    static bool is_float(const Product& product);
+    void multiply_range(const Product& product, Range tiles, Range rows, const Activations& x) const;
+    void multiply_part(const Product& product, int tile, int n_tiles, int row, int n_rows, const Activations& x) const;
 
     // Prompt rows on a matrix unit: prompt.cpp.
     bool on_unit(const Matrix& weight) const;

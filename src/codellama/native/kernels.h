@@ -46,6 +46,8 @@ using QuantTile = void (*)(const uint8_t* tile, size_t tile_bytes, int n_blocks,
 using QuantPanel = void (*)(const uint8_t* tile, size_t tile_bytes, int n_tiles, int n_blocks, const XBlock* x,
                             ptrdiff_t x_stride, int n_rows, float* out);
 using FloatTile = void (*)(const uint8_t* tile, int columns, const float* x, ptrdiff_t x_stride, float* out);
+using FloatPanel = void (*)(const uint8_t* tile, int columns, const float* x, ptrdiff_t x_stride, int n_rows,
+                            float* out);
 
 constexpr int kMaxQuantRows = 16;
 constexpr int kMaxPanelRows = 64;    // of a call: their sums, 16 KB for 4 tiles, live on the stack
@@ -128,8 +130,9 @@ struct Kernels {
     QuantTile quant_tile[kFormats][kMaxQuantRows];   // one tile; null for float formats
     QuantTile quant_tiles[kFormats][kMaxQuantRows];  // tiles_at_once[rows − 1] tiles
     FloatTile float_tile[kFormats][kMaxFloatRows];   // null for quantized formats
-    bool has_panels;                                 // where quant_tile does not serve many rows as well
+    bool has_panels;                                 // for many rows; else the tiles' kernels serve them as well
     QuantPanel quant_panel[kFormats];
+    FloatPanel float_panel[kFormats];
 
     void (*quantize)(const float* x, int n, XBlock* out);  // n multiple of 32
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);

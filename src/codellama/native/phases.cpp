@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "forward.h"
-#include "quantized.h"
 
 namespace codellama {
 namespace {
@@ -59,25 +58,12 @@ void Model::quantize_rows(int thread, const float* x, ptrdiff_t stride, int colu
     }
 }
 
-// out[row][tile][lane] of n_tiles tiles, which is 1 or what the kernel takes at once for so many rows.
-void Model::tile_rows(const Matrix& weight, int tile, int n_tiles, int row, int n_rows, const float* x,
-                      ptrdiff_t x_stride, float* out) const {
-    if (geometry(weight.format).quantized) {
-        const XBlock* quantized = reinterpret_cast<const XBlock*>(quantized_.data());
-        multiply_quantized(*kernels_, weight, tile, n_tiles, quantized + row * x_blocks_, x_blocks_, n_rows, out);
-    } else {
-        const int format = static_cast<int>(weight.format);
-        kernels_->float_tile[format][n_rows - 1](weight.tile(tile), weight.padded_columns, x + row * x_stride, x_stride,
-                                                 out);
-    }
-}
-
-void Model::multiply_tiles(const Product& product, int tile, int n_tiles, int row, int n_rows, const float* x,
-                           ptrdiff_t x_stride) const {
+void Model::multiply_part(const Product& product, int tile, int n_tiles, int row, int n_rows,
+                          const Activations& x) const {
     float out[kMaxRowsOfCall * kMaxTiles * kLanes], up[kMaxRowsOfCall * kMaxTiles * kLanes];
-    tile_rows(*product.weight, tile, n_tiles, row, n_rows, x, x_stride, out);
+    multiply_tiles(*kernels_, *product.weight, tile, n_tiles, x, row, n_rows, out);
     if (product.gate_up != nullptr) {
-        tile_rows(*product.gate_up, tile, n_tiles, row, n_rows, x, x_stride, up);
+        multiply_tiles(*kernels_, *product.gate_up, tile, n_tiles, x, row, n_rows, up);
         kernels_->silu_mul(out, up, n_rows * n_tiles * kLanes);
     }
     const int width = std::min(n_tiles * kLanes, product.weight->rows - tile * kLanes);
@@ -89,28 +75,21 @@ void Model::multiply_tiles(const Product& product, int tile, int n_tiles, int ro
 }
 
 // Tiles [begin, end) of one product for rows [first, last), in the largest pieces that the kernels take.
-void Model::multiply_range(const Product& product, Range tiles, Range rows, int max_rows, const float* x,
-                           ptrdiff_t x_stride) const {
-    const bool floats = max_rows <= kernels_->max_float_rows && is_float(product);
+void Model::multiply_range(const Product& product, Range tiles, Range rows, const Activations& x) const {
+    const bool floats = product.floats();
+    const int most = rows_of_call(*kernels_, floats, rows.end - rows.begin);
+    const int widest = tiles_of_call(*kernels_, floats, most);
     for (int tile = tiles.begin; tile < tiles.end;) {
-        const int widest = floats ? 1 : tiles_of_call(*kernels_, std::min(max_rows, rows.end - rows.begin));
         const int n_tiles = tile + widest <= tiles.end ? widest : 1;
         for (int row = rows.begin; row < rows.end;) {
-            int n_rows = std::min(max_rows, rows.end - row);
+            const int n_rows = std::min(most, rows.end - row);
             // A remainder of fewer rows may take another number of tiles at once: one by one if it is larger.
-            const int own = tiles_of_call(*kernels_, n_rows), step = own <= n_tiles ? own : 1;
-            for (int t = 0; t < n_tiles; t += step) {
-                multiply_tiles(product, tile + t, step, row, n_rows, x, x_stride);
-            }
+            const int own = tiles_of_call(*kernels_, floats, n_rows), step = own <= n_tiles ? own : 1;
+            for (int t = 0; t < n_tiles; t += step) multiply_part(product, tile + t, step, row, n_rows, x);
             row += n_rows;
         }
         tile += n_tiles;
     }
-}
-
-bool Model::is_float(const Product& product) {
-    return !geometry(product.weight->format).quantized ||
-           (product.gate_up != nullptr && !geometry(product.gate_up->format).quantized);
 }
 
 void Model::multiply(Progress& at, const Product* products, int n_products, int n_rows, int n_exact, const float* x,
@@ -121,15 +100,16 @@ void Model::multiply(Progress& at, const Product* products, int n_products, int 
 
 void Model::multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
                            ptrdiff_t x_stride) {
-    int n_tiles = 0, max_rows = rows_of_call(*kernels_, n_rows);
+    const Activations rows = {reinterpret_cast<const XBlock*>(quantized_.data()), x_blocks_, x, x_stride};
+    int n_tiles = 0, most = 1;
     ptrdiff_t row_bytes = 1;
     for (int i = 0; i < n_products; ++i) {
         const Matrix& weight = *products[i].weight;
         n_tiles += weight.n_tiles();
         row_bytes = std::max<ptrdiff_t>(row_bytes, ptrdiff_t{weight.columns} * 2);
-        if (is_float(products[i])) max_rows = std::min(max_rows, kernels_->max_float_rows);
+        most = std::max(most, rows_of_call(*kernels_, products[i].floats(), n_rows));
     }
-    const int chunk = std::max<int>(max_rows, static_cast<int>(kActivationBytes / row_bytes) / max_rows * max_rows);
+    const int chunk = std::max<int>(most, static_cast<int>(kActivationBytes / row_bytes) / most * most);
     const auto tiles = [&](Range range) {
         for (int first = 0; first < n_rows; first += chunk) {
             const int last = std::min(n_rows, first + chunk);
@@ -137,7 +117,7 @@ void Model::multiply_exact(Progress& at, const Product* products, int n_products
             for (int i = 0; i < n_products; ++i) {
                 const int n = products[i].weight->n_tiles();
                 const Range own = {std::max(range.begin - index, 0), std::min(range.end - index, n)};
-                if (own.begin < own.end) multiply_range(products[i], own, {first, last}, max_rows, x, x_stride);
+                if (own.begin < own.end) multiply_range(products[i], own, {first, last}, rows);
                 index += n;
             }
         }

@@ -15,7 +15,7 @@
 #include "attend_alone.h"
 #include "dispatch.h"
 #include "forward.h"
-#include "quantized.h"
+#include "products.h"
 
 using namespace codellama;
 
@@ -147,21 +147,23 @@ void check_alike(const Kernels& k, const Kernels& other, Format format) {
 
 // Tiles unpacked for many rows: each row's result is that of the row alone, to the bit.
 void check_panels(const Kernels& k, Format format) {
-    constexpr int kRows = kMaxPanelRows, columns = 768;
+    const bool floats = !geometry(format).quantized;
+    const int columns = floats ? 299 : 768;
     std::vector<uint8_t> bytes;
     const Matrix m = packed(format, kMaxTiles * kLanes, columns, bytes);
-    const std::vector<float> x = normal(static_cast<size_t>(kRows * columns));
-    std::vector<XBlock> q(static_cast<size_t>(kRows * m.n_blocks()));
-    k.quantize(x.data(), kRows * columns, q.data());
+    std::vector<float> x = normal(static_cast<size_t>(kMaxPanelRows * m.padded_columns));
+    std::vector<XBlock> q(static_cast<size_t>(kMaxPanelRows * (columns / kBlock + 1)));
+    if (!floats) k.quantize(x.data(), kMaxPanelRows * columns, q.data());
+    const Activations rows = {q.data(), m.n_blocks(), x.data(), m.padded_columns};
     bool ok = true;
-    for (int n : {k.max_quant_rows + 1, kRows - 1, kRows}) {
-        for (int n_tiles : {1, kMaxTiles}) {
+    for (int n : {kFewestPanelRows, kMaxPanelRows - 1, kMaxPanelRows}) {
+        for (int n_tiles : {1, tiles_of_call(k, floats, n)}) {
             std::vector<float> together(static_cast<size_t>(n * n_tiles * kLanes));
-            multiply_quantized(k, m, 0, n_tiles, q.data(), m.n_blocks(), n, together.data());
+            multiply_tiles(k, m, 0, n_tiles, rows, 0, n, together.data());
             for (int r = 0; r < n; ++r) {
                 for (int t = 0; t < n_tiles; ++t) {
                     float alone[kLanes];
-                    multiply_quantized(k, m, t, 1, &q[static_cast<size_t>(r * m.n_blocks())], m.n_blocks(), 1, alone);
+                    multiply_tiles(k, m, t, 1, rows, r, 1, alone);
                     ok = ok && std::memcmp(&together[static_cast<size_t>((r * n_tiles + t) * kLanes)], alone,
                                            sizeof(alone)) == 0;
                 }
@@ -409,7 +411,7 @@ void check_set(const std::string& isa, const std::vector<std::string>& present) 
     for (int f = 0; f < kFormats; ++f) {
         const Format format = static_cast<Format>(f);
         check_tiles(k, format);
-        if (k.has_panels && geometry(format).quantized) check_panels(k, format);
+        if (k.has_panels) check_panels(k, format);
     }
     for (const std::string& other : present) {
         if (isa == "portable" || other == "portable" || other == isa) continue;

@@ -1,0 +1,31 @@
+// Products of any number of activation rows, by whichever kernel of a set is best for that number.
+
+#pragma once
+
+#include "kernels.h"
+#include "pack.h"
+
+namespace codellama {
+
+// Rows as the kernels read them: quantized ones by quantized weights, floats (columns padded with zeros to a multiple
+// of 4) by float weights. What no weight reads may be null.
+struct Activations {
+    const XBlock* blocks;
+    ptrdiff_t block_stride;
+    const float* floats;
+    ptrdiff_t float_stride;
+};
+
+constexpr int kMaxRowsOfCall = kMaxPanelRows;
+
+bool is_float(const Matrix& weight);
+// The most rows of a call where n_rows are to be multiplied, and how many tiles a call of n_rows rows takes. floats:
+// whether a float weight is among those that the call is for.
+int rows_of_call(const Kernels& kernels, bool floats, int n_rows);
+int tiles_of_call(const Kernels& kernels, bool floats, int n_rows);
+
+// out[row][tile][lane] of rows [row, row + n_rows) and of n_tiles tiles, which is 1 or tiles_of_call(n_rows).
+void multiply_tiles(const Kernels& kernels, const Matrix& weight, int tile, int n_tiles, const Activations& x, int row,
+                    int n_rows, float* out);
+
+}  // namespace codellama

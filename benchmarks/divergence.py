@@ -1,6 +1,6 @@
 """How far an engine's predictions are from those of the exact model, ours and llama.cpp's alike.
 
-    python benchmarks/divergence.py --model FILE.gguf [--peer PATH/llama-perplexity]
+    python benchmarks/divergence.py --model FILE.gguf [--peer "PATH/llama-perplexity [ARGUMENTS]"]
     [--windows 40] [--work FOLDER] [--out benchmarks/results]
 
 The reference is the PyTorch forward in float32 over the file's own weights, dequantized: what the
@@ -23,6 +23,7 @@ import argparse
 import json
 import platform
 import pydoc_data.topics
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -108,7 +109,7 @@ def peer_windows(
     if not record.exists():
         source, partial = record.with_suffix(".txt"), record.with_suffix(".partial")
         source.write_text(text, encoding="utf-8")
-        command = [str(args.peer), "-m", str(model), "-f", str(source), "-c", str(WINDOW)]
+        command = [*shlex.split(args.peer), "-m", str(model), "-f", str(source), "-c", str(WINDOW)]
         command += ["--chunks", str(args.windows), "-t", str(args.threads)]
         command += ["--save-all-logits", str(partial)]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -229,7 +230,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, action="append", required=True, help="repeatable")
-    parser.add_argument("--peer", type=Path, help="llama.cpp's llama-perplexity")
+    parser.add_argument("--peer", help="llama.cpp's llama-perplexity [ARGUMENTS]")
     parser.add_argument("--peer-version", default="not given")
     parser.add_argument("--windows", type=int, default=40, help="of 512 tokens, per text")
     parser.add_argument("--text", action="append", choices=TEXTS, help="default both")

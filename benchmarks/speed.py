@@ -26,6 +26,7 @@ from codellama.bench.peer import Peer
 from codellama.bench.report import as_json, lines, markdown
 from codellama.bench.session import Result, Round, Session, run_round, summarize
 from codellama.bench.worker import Run
+from codellama.model.config import kv_type_of
 from codellama.native import default_threads
 from codellama.weights.load import open_model
 
@@ -83,12 +84,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--isa", help="our instruction set; default the best")
+    parser.add_argument("--kv-type", default="f16", help="how our cache keeps keys and values")
     parser.add_argument("--keep", type=Path, help="a file of rounds to add to")
     parser.add_argument("--out", default="", help="name of the result files; none: print only")
     parser.add_argument("--note", action="append", default=[], help="written into the result")
     args = parser.parse_args()
     peers = tuple(Peer.parse(text) for text in args.peer)
-    session = Session(args.model, parse_cases(args.cases), args.threads, args.isa, peers)
+    cases, kv_type = parse_cases(args.cases), kv_type_of(args.kv_type, "--kv-type")
+    session = Session(args.model, cases, args.threads, args.isa, peers, kv_type)
     write(measure(session, args.rounds, args.keep), args.out, args.note)
 
 

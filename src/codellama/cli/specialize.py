@@ -147,7 +147,7 @@ def plan(
     count = devices or _devices(machine_profile)
     if count < 1 or not 0 < share <= 1 or memory <= 0 or (peak is not None and peak <= 0):
         raise RequestError("devices, peak and memory must be positive, share between 0 and 1")
-    flops = peak * 1e12 if peak else (H100.peak if machine_profile.device == "cuda" else _peak())
+    flops = _peak(machine_profile) if peak is None else peak * 1e12
     machine = replace(H100, peak=flops, share=share, devices=count, memory=memory * 1e9)
     plans = [plan_stage(config, stage, machine_profile, machine) for stage in chosen.stages]
     layout = _layout(config, machine_profile) if dry_run else None
@@ -190,10 +190,15 @@ def _devices(profile: Profile) -> int:
     return count
 
 
-def _peak() -> float:
-    from codellama.specialize.speed import matmul_peak
+def _peak(profile: Profile) -> float:
+    """FLOP/s of a device: an H100's as published, of this machine's processor as measured."""
+    from codellama.specialize.plan import H100
 
-    return matmul_peak("bfloat16")
+    if profile.device == "cuda":
+        return H100.peak
+    from codellama.specialize.speed import compute_dtype, matmul_peak
+
+    return matmul_peak(compute_dtype(profile), profile.device)
 
 
 def _with_tokens(pipeline: Pipeline, tokens: int | None) -> Pipeline:

@@ -37,10 +37,10 @@ class View:
 
     def stage(self, recipe: Recipe, trainer: Trainer) -> None:
         from codellama.specialize.plan import flops_per_token
-        from codellama.specialize.speed import matmul_peak
+        from codellama.specialize.speed import compute_dtype, matmul_peak
 
         self._trainer, self._shown = trainer, -1
-        self._limit = matmul_peak(self._profile.dtype, self._profile.device)
+        self._limit = matmul_peak(compute_dtype(self._profile), self._profile.device)
         self._flops = flops_per_token(trainer.base.model.config, recipe)
         self.warn(
             f"{recipe.name}: {trainer.steps} steps of {recipe.batch_tokens:,} tokens, "

@@ -35,6 +35,7 @@ from codellama.model.config import ModelConfig
 from codellama.model.llama import Block, Llama
 from codellama.specialize.forward import PackedLoss
 from codellama.specialize.recipe import Profile
+from codellama.specialize.speed import compute_dtype
 
 __all__ = [
     "DryRun", "build_mesh", "dry_run", "gathered_attention", "load_sharded", "save_sharded",
@@ -73,7 +74,7 @@ def shard(module: PackedLoss, mesh: DeviceMesh, profile: Profile) -> None:
         _split_layers(module.model, mesh["tp"])
     if "dp" in names:
         policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16 if profile.dtype == "bfloat16" else None,
+            param_dtype=torch.bfloat16 if compute_dtype(profile) == torch.bfloat16 else None,
             reduce_dtype=torch.float32,
         )
         for block in module.model.layers:

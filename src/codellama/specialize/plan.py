@@ -83,6 +83,15 @@ def adapter_parameters(config: ModelConfig, rank: int) -> int:
     return config.n_layers * rank * sum(a + b for a, b in sides)
 
 
+def _element(profile: Profile) -> int:
+    """Bytes of a number in the type of the products."""
+    if profile.dtype == "auto" and profile.device == "cpu":
+        from codellama.specialize.speed import compute_dtype  # PyTorch, which all else does without
+
+        return compute_dtype(profile).itemsize
+    return 4 if profile.dtype == "float32" else 2
+
+
 def plan_stage(
     config: ModelConfig, recipe: Recipe, profile: Profile, machine: Machine
 ) -> StagePlan:
@@ -90,7 +99,7 @@ def plan_stage(
     speed = machine.devices * machine.peak * machine.share / flops_per_token(config, recipe)
     hours = recipe.tokens / speed / 3600
     trained = adapter_parameters(config, recipe.lora.rank) if recipe.lora else config.n_parameters
-    element = 2 if profile.dtype == "bfloat16" else 4
+    element = _element(profile)
     # Weights and gradients in the compute type; master, its gradient and two moments in float32.
     state = config.n_parameters * element + trained * (element + (16 if element == 2 else 8))
     activations = _activations(config, recipe, profile, element)

@@ -162,7 +162,8 @@ class Profile:
     """The machine. Changes speed and memory, not what is computed (up to floating point).
 
     Attributes:
-        dtype: of the forward and backward products; weights and sums stay float32.
+        dtype: of the forward and backward products; weights and sums stay float32. "auto" is
+            bfloat16 where the device has instructions for it (speed.py).
         micro_rows: rows of one forward pass; gradients are summed over the batch.
         checkpoint_minutes: between checkpoints; keep: how many stay.
         recompute: activation checkpointing: a third more compute for much less memory.
@@ -173,7 +174,7 @@ class Profile:
 
     name: str = "laptop"
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     micro_rows: int = 2
     checkpoint_minutes: float = 5.0
     keep: int = 2

@@ -34,6 +34,7 @@ from codellama.specialize.lora import NewRows, add_lora, start_from
 from codellama.specialize.optimizer import MasterAdamW, learning_rate
 from codellama.specialize.parallel import Parallel, agreed, unshard
 from codellama.specialize.recipe import Profile, Recipe
+from codellama.specialize.speed import compute_dtype
 from codellama.weights.adapter_file import Adapter
 
 __all__ = ["DivergedError", "StepRecord", "Trainer"]
@@ -117,7 +118,7 @@ class Trainer:
         """Freeze or free the weights, wrap them, and move them into the compute type."""
         model, recipe = self.base.model, self.recipe
         # FSDP keeps float32 shards and casts what it gathers.
-        dtype = torch.float32 if self.parallel else getattr(torch, self.profile.dtype)
+        dtype = torch.float32 if self.parallel else compute_dtype(self.profile)
         rows = None
         if recipe.lora is None:
             model.requires_grad_(True)

@@ -70,6 +70,10 @@ def test_an_adapter_is_trained_on(
     for name in old.names:  # the same model, but for the adapter file's float16
         now, then = (model.tensor(name).data.view("f4") for model in (new, old))
         np.testing.assert_allclose(now, then, rtol=1e-3, atol=1e-5)
+    assert run_pipeline(*arguments, tmp_path / "more", adapter=trained.adapter) == more
+    for other, adapter in ((first, trained.adapter), (second, None)):
+        with pytest.raises(RequestError, match="another recipe or adapter"):
+            run_pipeline(other, *arguments[1:], tmp_path / "more", adapter=adapter)
     assert LORA.lora is not None
     wider = replace(LORA, lora=replace(LORA.lora, rank=LORA.lora.rank + 1))
     with pytest.raises(RequestError, match="must have one rank"):

@@ -9,11 +9,13 @@ with a gate after each.
     │   └── result.json      bits per byte before and after
     └── …
 
-A stage whose result.json is there is done and is not run again.
+A stage whose result.json is there is done and is not run again; one of another recipe or adapter is
+refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +23,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from codellama.errors import CodeLlamaError, RequestError
 from codellama.specialize.base import Base, load_base
@@ -128,13 +132,14 @@ def run_pipeline(
         raise RequestError(f"{pipeline.stages[0].name} trains all weights, not an adapter")
     for recipe in pipeline.stages:
         place = folder / recipe.name
-        if not (place / "result.json").is_file():
+        origin = _origin(recipe, start, average)
+        if not _is_done(place, origin):
             left = None if seconds is None else seconds - (time.monotonic() - started)
             if left is not None and agreed(parallel, left <= 0):
                 return Outcome(False, None, None, tuple(results))
             stage = _Stage(
                 recipe, profile, path, train, test, place, base_name or str(base_path), before,
-                parallel, start, average,
+                parallel, start, average, origin,
             )  # fmt: skip
             if not stage.run(left, on_stage, on_step, on_warning):
                 return Outcome(False, None, None, tuple(results))
@@ -143,6 +148,27 @@ def run_pipeline(
         path, before, start = place / "model.gguf", place / "adapter.safetensors", None
     adapter = place / "adapter.safetensors"
     return Outcome(True, path, adapter if adapter.is_file() else None, tuple(results))
+
+
+def _origin(recipe: Recipe, start: Adapter | None, average: bool) -> str:
+    """16 hex digits of what a stage's result follows from, beside its base and its corpus."""
+    digest = hashlib.sha256(f"{recipe.key}\0{average}".encode())
+    for name, array in sorted(start.arrays.items()) if start is not None else ():
+        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_done(place: Path, origin: str) -> bool:
+    """Whether the stage's result is there. RequestError for that of another recipe or adapter."""
+    if not (place / "result.json").is_file():
+        return False
+    # Results written before there were origins are taken as they are.
+    if read_json(place / "result.json").get("origin", origin) != origin:
+        raise RequestError(
+            f"{place} holds the result of another recipe or adapter: choose another folder, or "
+            "remove that one"
+        )
+    return True
 
 
 @dataclass(slots=True)
@@ -158,6 +184,7 @@ class _Stage:
     parallel: Parallel | None
     adapter: Adapter | None
     average: bool
+    origin: str
 
     def run(
         self,
@@ -199,7 +226,7 @@ class _Stage:
         before = self._scores(load_base(self.start, infill=False))
         after = self._scores(load_base(self.place / "model.gguf", infill=False))
         result = {
-            "stage": recipe.name, "key": trainer.key, "steps": trainer.steps,
+            "stage": recipe.name, "key": trainer.key, "origin": self.origin, "steps": trainer.steps,
             "tokens": trainer.tokens, "infilled": data.infilled, "epochs": data.epochs,
             "bits_per_byte": {k: {"before": before[k], "after": after[k]} for k in before},
         }  # fmt: skip

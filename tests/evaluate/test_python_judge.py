@@ -6,7 +6,7 @@ import pytest
 
 from codellama.evaluate.executor import SandboxExecutor
 from codellama.evaluate.python_judge import PythonProgram, _verdict, judge_python
-from codellama.evaluate.sandbox import Ended, Limits, Sandbox
+from codellama.evaluate.sandbox import PYTHON, Ended, Limits, Sandbox
 from codellama.evaluate.verdicts import Verdict
 
 TESTS = """
@@ -274,3 +274,18 @@ def test_time_limits_are_calibrated(sandbox: Sandbox) -> None:
     executor = SandboxExecutor(sandbox)
     assert executor.factor >= 1.0
     assert executor.description()["default limits"]["cpu_s"] == 3.0 * executor.factor
+
+
+@pytest.mark.parametrize(("loop_s", "expected"), [(0.25, "timeout"), (0.75, "passed")])
+def test_a_timeout_is_tried_again_where_the_machine_became_slower(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, loop_s: float, expected: str
+) -> None:
+    calibrated = SandboxExecutor(sandbox)
+    times = iter([0.25, 0.25, 0.25])  # then it runs `loop_s`
+    monkeypatch.setattr(SandboxExecutor, "_loop_s", lambda _: next(times, loop_s))
+    burn = "import time\nwhile time.process_time() < 1.5: pass"
+    limits = Limits(cpu_s=1.0, wall_s=20.0)
+    assert calibrated.python(PythonProgram(burn, "", ()), limits).status == expected
+    times = iter([0.25, 0.25, 0.25])
+    ended = SandboxExecutor(sandbox).command([PYTHON, "-c", burn], files={}, limits=limits)
+    assert (ended.status == "exited") is (expected == "passed")

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test fails for a slow machine: examples are bounded by their number alone.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 

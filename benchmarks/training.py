@@ -119,11 +119,11 @@ def plain_loop(steps: int, method: str, compiled: bool) -> list[float]:
     run = torch.compile(model) if compiled else model
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-    seconds = []
+    seconds, autocast = [], brief()
     for step in range(steps):
         began = time.monotonic()
         ids = tokens(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=brief()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = run(input_ids=ids, labels=ids).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

@@ -5,9 +5,9 @@ not the program, got wrong, and what timed out while the machine was slower than
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from codellama.evaluate.backends import version
 from codellama.evaluate.python_judge import PythonProgram, judge_python
@@ -21,6 +21,7 @@ __all__ = ["SandboxExecutor"]
 LOOP = "x = 0\nfor i in range(2_000_000): x += i * i"
 LOOP_S = 0.25
 TRIES = 3
+T = TypeVar("T", Verdict, Ended)
 
 
 class SandboxExecutor:
@@ -47,19 +48,9 @@ class SandboxExecutor:
 
     def python(self, program: PythonProgram, limits: Limits | None = None) -> Verdict:
         """Judge a Python program; "error" only if the sandbox failed three times."""
-        limits = limits or Limits()
-        verdict = self._python(program, limits.scaled(self.factor))
-        if verdict.status == "timeout" and (factor := self._slower()) is not None:
-            verdict = self._python(program, limits.scaled(factor))
-        return verdict
-
-    def _python(self, program: PythonProgram, scaled: Limits) -> Verdict:
-        for attempt in range(TRIES):
-            verdict = judge_python(self.sandbox, program, scaled)
-            if verdict.status != "error":
-                break
-            time.sleep(0.1 * attempt)
-        return verdict
+        return self._fairly(
+            lambda scaled: judge_python(self.sandbox, program, scaled), limits, "error", "timeout"
+        )
 
     def command(
         self,
@@ -72,26 +63,21 @@ class SandboxExecutor:
         env: Mapping[str, str] | None = None,
     ) -> Ended:
         """Run any command; "not started" only if the sandbox failed three times."""
+        return self._fairly(
+            lambda scaled: self.sandbox.run(
+                command, files=files, stdin=stdin, limits=scaled, binds=binds, env=env
+            ),
+            limits, "not started", "cpu", "wall",
+        )  # fmt: skip
+
+    def _fairly(
+        self, run: Callable[[Limits], T], limits: Limits | None, broken: str, *late: str
+    ) -> T:
+        """Run; again while it ends `broken`, or `late` on a machine that got slower."""
         limits = limits or Limits()
-
-        def run(factor: float) -> Ended:
-            for attempt in range(TRIES):
-                ended = self.sandbox.run(
-                    command,
-                    files=files,
-                    stdin=stdin,
-                    limits=limits.scaled(factor),
-                    binds=binds,
-                    env=env,
-                )
-                if ended.status != "not started":
-                    break
-                time.sleep(0.1 * attempt)
-            return ended
-
-        ended = run(self.factor)
-        if ended.status in ("cpu", "wall") and (factor := self._slower()) is not None:
-            ended = run(factor)
+        ended = _tried(run, limits.scaled(self.factor), broken)
+        if ended.status in late and (factor := self._slower()) is not None:
+            ended = _tried(run, limits.scaled(factor), broken)
         return ended
 
     def description(self) -> dict[str, Any]:
@@ -131,3 +117,12 @@ class SandboxExecutor:
 def _factor(loop_s: float) -> float:
     """In steps of a half, rounded up."""
     return max(1.0, round(2 * loop_s / LOOP_S + 0.49) / 2)
+
+
+def _tried(run: Callable[[Limits], T], scaled: Limits, broken: str) -> T:
+    for attempt in range(TRIES):
+        ended = run(scaled)
+        if ended.status != broken:
+            break
+        time.sleep(0.1 * attempt)
+    return ended

@@ -24,8 +24,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from codellama.errors import CodeLlamaError, RequestError
 from codellama.specialize.base import Base, load_base
 from codellama.specialize.corpus.readers import CHAT
@@ -153,8 +151,8 @@ def run_pipeline(
 def _origin(recipe: Recipe, start: Adapter | None, average: bool) -> str:
     """16 hex digits of what a stage's result follows from, beside its base and its corpus."""
     digest = hashlib.sha256(f"{recipe.key}\0{average}".encode())
-    for name, array in sorted(start.arrays.items()) if start is not None else ():
-        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    for data in start.data() if start is not None else ():
+        digest.update(data)
     return digest.hexdigest()[:16]
 
 

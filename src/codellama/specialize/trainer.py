@@ -110,8 +110,8 @@ class Trainer:
         plan = self.dataset.plan
         about = f"{self.recipe.key}\0{self.base.model.config}\0{self.dataset.tokens}\0{len(plan)}"
         digest = hashlib.sha256(about.encode())
-        for _, array in sorted(start.arrays.items()) if start is not None else ():
-            digest.update(np.ascontiguousarray(array).tobytes())
+        for data in start.data() if start is not None else ():
+            digest.update(data)
         return digest.hexdigest()[:16]
 
     def _prepare(self, start: Adapter | None) -> NewRows | None:

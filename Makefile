@@ -1,6 +1,8 @@
 # `make run` and `make test` set up everything they need; see README.md.
 
 VENV := .venv
+# Two at once: most tests wait for servers, sandboxes and files. A file's tests stay together, with what they set up.
+PYTEST = $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt scripts/setup.sh $(shell find src/codellama/native -name '*.cpp' -o -name '*.h' -o -name '*.inc' -o -name '*.cmake')
 NATIVE := $(shell find src/codellama/native tests/native -name '*.cpp' -o -name '*.h' -o -name '*.inc')
 
@@ -25,10 +27,10 @@ run: $(VENV)/.ready-run
 	$(VENV)/bin/python -m codellama.demo
 
 test: $(VENV)/.ready-dev
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.ready-slow
-	$(VENV)/bin/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff format --check src tests benchmarks

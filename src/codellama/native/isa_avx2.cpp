@@ -17,6 +17,7 @@ namespace codellama::avx2 {
 #include "panel.inc"
 #include "elementwise.inc"
 #include "attention.inc"
+#include "attention_rows.inc"
 #include "table.inc"
 }  // namespace codellama::avx2
 

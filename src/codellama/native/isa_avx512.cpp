@@ -16,6 +16,7 @@ namespace codellama::avx512 {
 #include "matmul.inc"
 #include "elementwise.inc"
 #include "attention.inc"
+#include "attention_rows.inc"
 #include "table.inc"
 }  // namespace codellama::avx512
 

@@ -17,6 +17,7 @@ namespace codellama::neon {
 #include "matmul.inc"
 #include "elementwise.inc"
 #include "attention.inc"
+#include "attention_rows.inc"
 #include "table.inc"
 }  // namespace codellama::neon
 

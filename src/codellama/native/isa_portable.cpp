@@ -15,6 +15,7 @@ namespace codellama::portable {
 #include "matmul.inc"
 #include "elementwise.inc"
 #include "attention.inc"
+#include "attention_rows.inc"
 #include "table.inc"
 }  // namespace codellama::portable
 

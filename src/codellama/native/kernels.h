@@ -156,10 +156,14 @@ const Kernels* kernels_i8mm();
 const Kernels* kernels_neon();
 const Kernels* kernels_portable();
 
-constexpr int kMaxHeadPad = 256;  // widest head the attention kernel keeps on its stack
-constexpr int kAttendBatch = 6;   // query rows done at once: 6 x 4 sums and 4 values fill 32 registers
-constexpr size_t kAttendScratch = static_cast<size_t>(kAttendBatch) * kChunk;  // floats
-constexpr int kAttendRows = 48;       // most rows (tokens x group) of one Attend job, unless one token has more
+constexpr int kMaxHeadPad = 256;   // widest head the attention kernel keeps on its stack
+constexpr int kAttendBatch = 6;    // query rows done at once: 6 x 4 sums and 4 values fill 32 registers
+constexpr int kAttendRows = 48;    // most rows (tokens x group) of one Attend job, unless one token has more
+constexpr int kAttendMargin = 12;  // rows that may be computed for nothing beside them
+constexpr int kFewestMany = 12;    // rows for which unpacking keys and values once pays
+constexpr int kQueryPitch = kMaxHeadPad + 16;  // floats: rows a power of two apart would share a few lines of the cache
+constexpr size_t kAttendScratch =              // floats
+    static_cast<size_t>(kAttendRows + kAttendMargin) * (kQueryPitch + kChunk + kMaxHeadPad + 2);
 constexpr int kUnitAttendRows = 192;  // the same on a matrix unit, where a job first turns keys and values into tiles
 
 }  // namespace codellama

@@ -10,6 +10,7 @@
 #include <map>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "attend_alone.h"
@@ -279,6 +280,33 @@ void check_cached_attention(const Kernels& k, const Kernels& portable) {
     }
 }
 
+// Many rows done together: each token's result is that of the token alone, to the bit. Jobs that are split, groups that
+// are not filled, rows that begin in one chunk and end in another, and some that see none of the second.
+void check_many_rows(const Kernels& k) {
+    constexpr int kTokens = 23;
+    for (KvType type : {KvType::F16, KvType::Q8_0}) {
+        for (const auto& [dim, n_positions] : {std::pair{24, 23}, {64, 520}, {256, 531}}) {
+            const size_t query = static_cast<size_t>(6 * dim), kv = static_cast<size_t>(2 * dim);
+            const size_t cached = static_cast<size_t>(n_positions) * kv;
+            const std::vector<float> q = normal(kTokens * query, 0.2f), keys = normal(cached), values = normal(cached);
+            std::vector<int32_t> table(static_cast<size_t>((n_positions + kLanes - 1) / kLanes));
+            for (size_t i = 0; i < table.size(); ++i) table[i] = static_cast<int32_t>(table.size() - i);
+            std::vector<float> together(kTokens * query), alone(query);
+            attend_alone(k, false, {type, 6, 2, dim, kTokens, n_positions}, q.data(), keys.data(), values.data(),
+                         table.data(), together.data());
+            bool ok = true;
+            for (int token : {0, 1, 14, 15, 22}) {
+                const size_t at = static_cast<size_t>(token) * query;
+                attend_alone(k, false, {type, 6, 2, dim, 1, n_positions - kTokens + 1 + token}, &q[at], keys.data(),
+                             values.data(), table.data(), alone.data());
+                ok = ok && std::memcmp(&together[at], alone.data(), query * sizeof(float)) == 0;
+            }
+            check(ok, std::string(k.name) + " attention of many rows over " + kv_type_name(type) + ", heads of " +
+                          std::to_string(dim));
+        }
+    }
+}
+
 // A model small enough for an emulator; its matrices and norms are random, but the same each time.
 // Q8_0 is run with a cache of 8 bits, too. All rows divide into blocks of 32, without which nothing would run on a
 // matrix unit.
@@ -422,6 +450,7 @@ void check_set(const std::string& isa, const std::vector<std::string>& present) 
     }
     check_rows(k, *choose_kernels("portable"));
     check_cached_attention(k, *choose_kernels("portable"));
+    check_many_rows(k);
     if (k.unit != nullptr) check_unit_attention(k);
     check_forward(isa);
     check_replaced(isa);

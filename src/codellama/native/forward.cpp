@@ -333,11 +333,12 @@ void Model::step(const Step& step, float* logits_RV, float* hidden_RD) {
 }
 
 void Model::run_thread(int thread, const Step& step, float* logits_RV, float* hidden_RD) {
-    Progress at{thread, 0};
+    Progress at{thread, 0, {}};
     const bool prompts = n_exact_ < step.n_tokens;
     if (prompts) kernels_->unit->begin();
+    look_ahead(at, {&layers_[0].wq, &layers_[0].wk, &layers_[0].wv}, false, n_exact_);
     embed(thread, step);
-    pool_.barrier();
+    meet(at);
     for (int layer = 0; layer < shape_.n_layers; ++layer) run_layer(at, layer, step);
     if (step.n_rows > 0) run_head(at, step, logits_RV, hidden_RD);
     if (kernels_->unit != nullptr) kernels_->unit->end();
@@ -351,40 +352,49 @@ void Model::run_layer(Progress& at, int layer, const Step& step) {
     uint16_t* ffn_tiles = reinterpret_cast<uint16_t*>(ffn_tiles_.data());
 
     normalise(at.thread, nullptr, n, n_exact_, l.attention_norm);
-    pool_.barrier();
+    meet(at);
     const Product qkv[] = {
         {&l.wq, q_T_.data(), query, false}, {&l.wk, k_T_.data(), kv, false}, {&l.wv, v_T_.data(), kv, false}};
     multiply(at, qkv, 3, n, n_exact_, norm_TD_.data(), norm_stride, x_tiles);
-    pool_.barrier();
+    look_ahead(at, {&l.wo}, false, n_exact_);
+    meet(at);
     rotate_and_cache(at.thread, layer, step);
-    pool_.barrier();
+    meet(at);
     attend(at, layer, step);
-    pool_.barrier();
+    meet(at);
     if (!splits_.empty()) {
         collect(at.thread);
-        pool_.barrier();
+        meet(at);
     }
     quantize_rows(at.thread, att_T_.data(), att_stride, query, n, n_exact_, x_tiles);
-    pool_.barrier();
+    meet(at);
     const Product wo[] = {{&l.wo, x_TD_.data(), dim, true}};
     multiply(at, wo, 1, n, n_exact_, att_T_.data(), att_stride, x_tiles);
-    pool_.barrier();
+    look_ahead(at, {&l.w1, &l.w3}, true, n_exact_);
+    meet(at);
     normalise(at.thread, nullptr, n, n_exact_, l.ffn_norm);
-    pool_.barrier();
+    meet(at);
     const Product gate_up[] = {{&l.w1, ffn_TF_.data(), ffn_stride, false, &l.w3, ffn_tiles}};
     multiply(at, gate_up, 1, n, n_exact_, norm_TD_.data(), norm_stride, x_tiles);
-    pool_.barrier();
+    look_ahead(at, {&l.w2}, false, n_exact_);
+    meet(at);
     quantize_rows(at.thread, ffn_TF_.data(), ffn_stride, ffn, n_exact_, n_exact_, nullptr);
-    pool_.barrier();
+    meet(at);
     const Product w2[] = {{&l.w2, x_TD_.data(), dim, true}};
     multiply(at, w2, 1, n, n_exact_, ffn_TF_.data(), ffn_stride, ffn_tiles);
-    pool_.barrier();
+    if (layer + 1 == shape_.n_layers) {
+        if (step.n_rows > 0) look_ahead(at, {&head()}, false, step.n_rows);
+    } else {
+        const Layer& next = layers_[static_cast<size_t>(layer) + 1];
+        look_ahead(at, {&next.wq, &next.wk, &next.wv}, false, n_exact_);
+    }
+    meet(at);
 }
 
 void Model::run_head(Progress& at, const Step& step, float* logits_RV, float* hidden_RD) {
     const ptrdiff_t stride = round_up(shape_.dim, 4);
     normalise(at.thread, step.rows_R, step.n_rows, step.n_rows, norm_);
-    pool_.barrier();
+    meet(at);
     if (hidden_RD != nullptr && at.thread == 0) {
         for (int r = 0; r < step.n_rows; ++r) {
             std::memcpy(hidden_RD + static_cast<ptrdiff_t>(r) * shape_.dim, norm_TD_.data() + r * stride,

@@ -12,6 +12,7 @@
 #include <memory>
 #include <vector>
 
+#include "ahead.h"
 #include "kernels.h"
 #include "kv.h"
 #include "pack.h"
@@ -123,8 +124,16 @@ class Model {
     // Work of one phase, handed out unit by unit. Threads pass the same sequence of phases.
     struct Progress {
         int thread;
-        int phase;  // next unused counter
+        int phase;    // next unused counter
+        Ahead ahead;  // of the product after this phase
     };
+
+    // All threads of the step; those that wait fetch what they read next.
+    void meet(Progress& at) {
+        pool_.barrier([&at] { return at.ahead.fetch(); });
+    }
+    // Notes the thread's own part of products of n_rows exact rows to come, read one after the other, or side by side.
+    void look_ahead(Progress& at, std::initializer_list<const Matrix*> weights, bool side_by_side, int n_rows) const;
 
     // Each is called by every thread of the pool; a barrier stands between any two.
     void run_thread(int thread, const Step& step, float* logits_RV, float* hidden_RD);

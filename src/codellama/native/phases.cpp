@@ -92,6 +92,27 @@ void Model::multiply_range(const Product& product, Range tiles, Range rows, cons
     }
 }
 
+void Model::look_ahead(Progress& at, std::initializer_list<const Matrix*> weights, bool side_by_side,
+                       int n_rows) const {
+    at.ahead.clear();
+    if (n_rows == 0 || n_rows >= kDynamicRows) return;
+    int n_tiles = 0, index = 0;
+    for (const Matrix* weight : weights) n_tiles += side_by_side ? 0 : weight->n_tiles();
+    size_t left = Ahead::kBytes;
+    for (const Matrix* weight : weights) {
+        const int n = weight->n_tiles();
+        const Range all = share(side_by_side ? n : n_tiles, at.thread, pool_.size());
+        const Range own = {std::max(all.begin - index, 0), std::min(all.end - index, n)};
+        if (own.begin < own.end) {
+            const size_t most = side_by_side ? Ahead::kBytes / weights.size() : left;
+            const size_t bytes = std::min(most, static_cast<size_t>(own.end - own.begin) * weight->tile_bytes);
+            at.ahead.add(weight->tile(own.begin), bytes);
+            left -= std::min(left, bytes);
+        }
+        if (!side_by_side) index += n;
+    }
+}
+
 void Model::multiply(Progress& at, const Product* products, int n_products, int n_rows, int n_exact, const float* x,
                      ptrdiff_t x_stride, const uint16_t* tiles) {
     multiply_exact(at, products, n_products, n_exact, x, x_stride);

@@ -70,14 +70,16 @@ void ThreadPool::work(int index) {
     }
 }
 
-void ThreadPool::barrier() {
-    if (n_threads_ == 1) return;
-    const unsigned phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n_threads_ - 1) {
-        arrived_.store(0, std::memory_order_relaxed);
-        phase_.fetch_add(1, std::memory_order_release);
-        return;
-    }
+bool ThreadPool::arrive(unsigned& phase) {
+    if (n_threads_ == 1) return true;
+    phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) != n_threads_ - 1) return false;
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.fetch_add(1, std::memory_order_release);
+    return true;
+}
+
+void ThreadPool::wait(unsigned phase) {
     for (int spin = 0; phase_.load(std::memory_order_acquire) == phase; ++spin) {
         if (spin < kSpins) relax();
         else std::this_thread::yield();

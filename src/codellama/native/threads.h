@@ -24,11 +24,23 @@ class ThreadPool {
     int size() const { return n_threads_; }
     // Calls body(0) here and body(1) … body(size − 1) on the workers; returns when all have. body must not throw.
     void run(const std::function<void(int)>& body);
-    // Every thread of the current run meets here; what was written before is visible to all after.
-    void barrier();
+    // Every thread of the current run meets here; what was written before is visible to all after. Those that wait call
+    // `meanwhile` again and again, as long as it returns true: it must be short.
+    template <class Meanwhile>
+    void barrier(Meanwhile meanwhile) {
+        unsigned phase;
+        if (arrive(phase)) return;
+        while (phase_.load(std::memory_order_acquire) == phase && meanwhile()) {}
+        wait(phase);
+    }
+    void barrier() {
+        barrier([] { return false; });
+    }
 
    private:
     void work(int index);
+    bool arrive(unsigned& phase);  // whether all are there
+    void wait(unsigned phase);
 
     const int n_threads_;
     const std::function<void(int)>* body_ = nullptr;

@@ -13,6 +13,11 @@
 #endif
 
 namespace codellama {
+
+#if defined(CODELLAMA_X86) && !defined(CODELLAMA_AVXVNNI)
+const Kernels* kernels_avxvnni() { return nullptr; }
+#endif
+
 namespace {
 
 struct Candidate {
@@ -44,15 +49,24 @@ bool has_amx() {
 bool has_avx2() {  // Haswell 2013, Zen 2017; every one of these has F16C
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
+bool has_avxvnni() {  // Alder Lake 2021, Zen 5 2024; GCC 11, Clang 12
+    unsigned a, b, c, d;
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 4) != 0 &&
+           kernels_avxvnni() != nullptr;
+}
 #endif
 bool always() { return true; }
 
 constexpr Candidate kCandidates[] = {
 #if defined(CODELLAMA_X86)
-    {"amx", has_amx, kernels_amx},          {"avx512", has_avx512, kernels_avx512},  {"avx2", has_avx2, kernels_avx2},
+    {"amx", has_amx, kernels_amx},
+    {"avx512", has_avx512, kernels_avx512},
+    {"avxvnni", has_avxvnni, kernels_avxvnni},
+    {"avx2", has_avx2, kernels_avx2},
 #endif
 #if defined(CODELLAMA_NEON)
-    {"i8mm", has_i8mm, kernels_i8mm},       {"neon", has_dot_product, kernels_neon},
+    {"i8mm", has_i8mm, kernels_i8mm},
+    {"neon", has_dot_product, kernels_neon},
 #endif
     {"portable", always, kernels_portable},
 };

@@ -151,6 +151,7 @@ struct Kernels {
 // Null where the machine lacks the instruction set or the build does not carry it.
 const Kernels* kernels_amx();
 const Kernels* kernels_avx512();
+const Kernels* kernels_avxvnni();
 const Kernels* kernels_avx2();
 const Kernels* kernels_i8mm();
 const Kernels* kernels_neon();

@@ -95,6 +95,9 @@ bool has_avx512() { return __builtin_cpu_supports("avx512f"); }
 bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 bool has_avx512_bf16() { return has_avx512() && cpuid_bit(7, 1, 0, 5); }
 bool has_avx2() { return __builtin_cpu_supports("avx2"); }
+#if defined(CODELLAMA_AVXVNNI)
+bool has_avx_vnni() { return has_avx2() && cpuid_bit(7, 1, 0, 4); }
+#endif
 
 __attribute__((target("avx512f"))) void read_avx512(const uint8_t* data, size_t stride) {
     __m512i sum[kStreams] = {};
@@ -133,6 +136,21 @@ __attribute__((target("avx512f,avx512bf16"))) double run_avx512_bf16() {
     keep(sum);
     return 12.0 * kRounds * 64;
 }
+
+#if defined(CODELLAMA_AVXVNNI)
+// Register by register: of 16, GCC leaves too few for 12 chains.
+#define CHAIN(n) "%{vex%} vpdpbusd %%ymm12, %%ymm12, %%ymm" #n "\n\t"
+__attribute__((target("avx2"))) double run_avx_vnni() {
+    for (int i = 0; i < kRounds; ++i) {
+        asm volatile(CHAIN(0) CHAIN(1) CHAIN(2) CHAIN(3) CHAIN(4) CHAIN(5) CHAIN(6) CHAIN(7) CHAIN(8) CHAIN(9) CHAIN(10)
+                         CHAIN(11)::
+                             : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+                               "xmm11");
+    }
+    return 12.0 * kRounds * 64;
+}
+#undef CHAIN
+#endif
 
 // Sums of 8 products in 16 bits, as 4-bit codes allow, then widened: no format can do better. The products are spelled
 // out since they are all the same, and GCC would compute one.
@@ -255,6 +273,9 @@ const std::vector<Peak>& peaks() {
 #endif
         {"avx512_vnni", has_avx512_vnni, run_avx512_vnni},
         {"avx512_bf16", has_avx512_bf16, run_avx512_bf16},
+#if defined(CODELLAMA_AVXVNNI)
+        {"avx_vnni", has_avx_vnni, run_avx_vnni},
+#endif
         {"avx2_int8", has_avx2, run_avx2_int8},
 #elif defined(__aarch64__)
         {"neon_i8mm", has_i8mm, run_neon_i8mm},

@@ -25,6 +25,13 @@ if(processor MATCHES "^(x86_64|AMD64|amd64)$")
     # GCC 12 warns about its own intrinsics' deliberately undefined operands (GCC bug 105593).
     list(APPEND avx512 -Wno-uninitialized -Wno-maybe-uninitialized)
   endif()
+  include(CheckCXXCompilerFlag)
+  check_cxx_compiler_flag(-mavxvnni CODELLAMA_HAS_AVXVNNI)  # GCC 11, Clang 12
+  if(CODELLAMA_HAS_AVXVNNI)
+    list(APPEND CODELLAMA_NATIVE_DEFINITIONS CODELLAMA_AVXVNNI)
+    list(APPEND CODELLAMA_NATIVE_SOURCES ${here}/isa_avxvnni.cpp)
+    set_source_files_properties(${here}/isa_avxvnni.cpp PROPERTIES COMPILE_OPTIONS "${avx2};-mavxvnni")
+  endif()
   set_source_files_properties(${here}/isa_avx2.cpp PROPERTIES COMPILE_OPTIONS "${avx2}")
   set_source_files_properties(${here}/isa_avx512.cpp PROPERTIES COMPILE_OPTIONS "${avx512}")
   set_source_files_properties(${here}/isa_amx.cpp PROPERTIES COMPILE_OPTIONS "${avx512};-mavx512bf16;-mamx-tile;-mamx-bf16")

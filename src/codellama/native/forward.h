@@ -93,6 +93,10 @@ class Model {
         uint16_t* tiles = nullptr;        // where prompt rows of a product with gate_up go
 
         bool floats() const { return is_float(*weight) || (gate_up != nullptr && is_float(*gate_up)); }
+        int rows_again(const Kernels& kernels) const {
+            const int n = codellama::rows_again(kernels, *weight);
+            return gate_up == nullptr || codellama::rows_again(kernels, *gate_up) == n ? n : 0;
+        }
     };
     struct UnitScratch {
         uint16_t* weights;
@@ -149,7 +153,7 @@ class Model {
     void multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
                         ptrdiff_t x_stride);
     void multiply_range(const Product& product, Range tiles, Range rows, const Activations& x) const;
-    void multiply_part(const Product& product, int tile, int n_tiles, int row, int n_rows, const Activations& x) const;
+    void multiply_part(const Product& product, Range tiles, Range rows, const Activations& x, bool again) const;
 
     // Prompt rows on a matrix unit: prompt.cpp.
     bool on_unit(const Matrix& weight) const;

@@ -21,6 +21,10 @@ namespace codellama::avx512 {
 }  // namespace codellama::avx512
 
 const codellama::Kernels* codellama::kernels_avx512() {
-    static const Kernels table = avx512::make_table("avx512");
+    static const Kernels table = [] {
+        Kernels all = avx512::make_table("avx512");
+        avx512::use_again(all);
+        return all;
+    }();
     return &table;
 }

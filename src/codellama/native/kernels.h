@@ -54,6 +54,7 @@ constexpr int kMaxPanelRows = 64;    // of a call: their sums, 16 KB for 4 tiles
 constexpr int kFewestPanelRows = 8;  // from here on unpacking a tile for all rows pays
 constexpr int kMaxFloatRows = 4;
 constexpr int kMaxTiles = 4;
+constexpr int kAgainTiles = 2;
 
 // How the cache keeps keys and values. F16: float16. Q8_0: int8 codes, then a float32 scale for each of the block's 16
 // positions; keys (and queries, which changes no product) are mixed first, see Kernels::mix. Of SmolLM2 with its heads
@@ -129,6 +130,8 @@ struct Kernels {
     int tiles_at_once[kMaxQuantRows];                // by number of rows − 1
     QuantTile quant_tile[kFormats][kMaxQuantRows];   // one tile; null for float formats
     QuantTile quant_tiles[kFormats][kMaxQuantRows];  // tiles_at_once[rows − 1] tiles
+    int again_rows[kFormats];                        // of quant_again, by kAgainTiles tiles; 0: there is none
+    QuantTile quant_again[kFormats];                 // of tiles that other rows have just read
     FloatTile float_tile[kFormats][kMaxFloatRows];   // null for quantized formats
     bool has_panels;                                 // for many rows; else the tiles' kernels serve them as well
     QuantPanel quant_panel[kFormats];

@@ -58,17 +58,21 @@ void Model::quantize_rows(int thread, const float* x, ptrdiff_t stride, int colu
     }
 }
 
-void Model::multiply_part(const Product& product, int tile, int n_tiles, int row, int n_rows,
-                          const Activations& x) const {
+void Model::multiply_part(const Product& product, Range tiles, Range rows, const Activations& x, bool again) const {
     float out[kMaxRowsOfCall * kMaxTiles * kLanes], up[kMaxRowsOfCall * kMaxTiles * kLanes];
-    multiply_tiles(*kernels_, *product.weight, tile, n_tiles, x, row, n_rows, out);
+    const int n_tiles = tiles.end - tiles.begin, n_rows = rows.end - rows.begin;
+    const auto multiply = [&](const Matrix& weight, float* to) {
+        if (again) multiply_again(*kernels_, weight, tiles.begin, x, rows.begin, to);
+        else multiply_tiles(*kernels_, weight, tiles.begin, n_tiles, x, rows.begin, n_rows, to);
+    };
+    multiply(*product.weight, out);
     if (product.gate_up != nullptr) {
-        multiply_tiles(*kernels_, *product.gate_up, tile, n_tiles, x, row, n_rows, up);
+        multiply(*product.gate_up, up);
         kernels_->silu_mul(out, up, n_rows * n_tiles * kLanes);
     }
-    const int width = std::min(n_tiles * kLanes, product.weight->rows - tile * kLanes);
+    const int width = std::min(n_tiles * kLanes, product.weight->rows - tiles.begin * kLanes);
     for (int r = 0; r < n_rows; ++r) {
-        float* target = product.out + (row + r) * product.out_stride + tile * kLanes;
+        float* target = product.out + (rows.begin + r) * product.out_stride + tiles.begin * kLanes;
         if (product.accumulate) kernels_->add(target, out + r * n_tiles * kLanes, width);
         else std::copy_n(out + r * n_tiles * kLanes, width, target);
     }
@@ -79,13 +83,21 @@ void Model::multiply_range(const Product& product, Range tiles, Range rows, cons
     const bool floats = product.floats();
     const int most = rows_of_call(*kernels_, floats, rows.end - rows.begin);
     const int widest = tiles_of_call(*kernels_, floats, most);
+    const int again = rows.end - rows.begin < kDynamicRows || widest != kAgainTiles ? 0 : product.rows_again(*kernels_);
     for (int tile = tiles.begin; tile < tiles.end;) {
         const int n_tiles = tile + widest <= tiles.end ? widest : 1;
         for (int row = rows.begin; row < rows.end;) {
+            if (again > 0 && n_tiles == kAgainTiles && row > rows.begin && row + again <= rows.end) {
+                multiply_part(product, {tile, tile + n_tiles}, {row, row + again}, x, true);
+                row += again;
+                continue;
+            }
             const int n_rows = std::min(most, rows.end - row);
             // A remainder of fewer rows may take another number of tiles at once: one by one if it is larger.
             const int own = tiles_of_call(*kernels_, floats, n_rows), step = own <= n_tiles ? own : 1;
-            for (int t = 0; t < n_tiles; t += step) multiply_part(product, tile + t, step, row, n_rows, x);
+            for (int t = tile; t < tile + n_tiles; t += step) {
+                multiply_part(product, {t, t + step}, {row, row + n_rows}, x, false);
+            }
             row += n_rows;
         }
         tile += n_tiles;

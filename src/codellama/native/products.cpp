@@ -16,6 +16,15 @@ int tiles_of_call(const Kernels& kernels, bool floats, int n_rows) {
     return n_rows > kernels.max_quant_rows ? kMaxTiles : kernels.tiles_at_once[n_rows - 1];
 }
 
+int rows_again(const Kernels& kernels, const Matrix& weight) {
+    return kernels.again_rows[static_cast<int>(weight.format)];
+}
+
+void multiply_again(const Kernels& kernels, const Matrix& weight, int tile, const Activations& x, int row, float* out) {
+    kernels.quant_again[static_cast<int>(weight.format)](weight.tile(tile), weight.tile_bytes, weight.n_blocks(),
+                                                         x.blocks + row * x.block_stride, x.block_stride, out);
+}
+
 void multiply_tiles(const Kernels& kernels, const Matrix& weight, int tile, int n_tiles, const Activations& x, int row,
                     int n_rows, float* out) {
     const int format = static_cast<int>(weight.format), n = n_rows - 1;

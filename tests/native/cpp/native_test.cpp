@@ -174,6 +174,30 @@ void check_panels(const Kernels& k, Format format) {
     check(ok, std::string(k.name) + " panels of format " + std::to_string(static_cast<int>(format)));
 }
 
+// Tiles that others have read: each row's result is that of the row alone, to the bit.
+void check_again(const Kernels& k, Format format) {
+    constexpr int columns = 768;
+    std::vector<uint8_t> bytes;
+    const Matrix m = packed(format, kAgainTiles * kLanes, columns, bytes);
+    const int n = rows_again(k, m);
+    const std::vector<float> x = normal(static_cast<size_t>(n * columns));
+    std::vector<XBlock> q(static_cast<size_t>(n * m.n_blocks()));
+    k.quantize(x.data(), n * columns, q.data());
+    const Activations rows = {q.data(), m.n_blocks(), x.data(), columns};
+    std::vector<float> together(static_cast<size_t>(n * kAgainTiles * kLanes));
+    multiply_again(k, m, 0, rows, 0, together.data());
+    bool ok = true;
+    for (int r = 0; r < n; ++r) {
+        for (int t = 0; t < kAgainTiles; ++t) {
+            float alone[kLanes];
+            multiply_tiles(k, m, t, 1, rows, r, 1, alone);
+            ok = ok &&
+                 std::memcmp(&together[static_cast<size_t>((r * kAgainTiles + t) * kLanes)], alone, sizeof(alone)) == 0;
+        }
+    }
+    check(ok, std::string(k.name) + " tiles read before, format " + std::to_string(static_cast<int>(format)));
+}
+
 void check_rows(const Kernels& k, const Kernels& portable) {
     for (int n : {1, 15, 16, 50, 576}) {
         const std::vector<float> x = normal(static_cast<size_t>(n)), w = normal(static_cast<size_t>(n));
@@ -440,6 +464,7 @@ void check_set(const std::string& isa, const std::vector<std::string>& present) 
         const Format format = static_cast<Format>(f);
         check_tiles(k, format);
         if (k.has_panels) check_panels(k, format);
+        if (k.again_rows[f] > 0) check_again(k, format);
     }
     for (const std::string& other : present) {
         if (isa == "portable" || other == "portable" || other == isa) continue;

@@ -10,7 +10,8 @@ namespace {
 
 // Activation rows whose quantized form stays in half of a 1 MB second-level cache while tiles stream past.
 constexpr ptrdiff_t kActivationBytes = 512 * 1024;
-// Tiles handed out at a time when many rows are multiplied: enough products to pay for fetching the activations.
+// Tiles handed out at a time when many rows are multiplied, unless the kernels take several at once, which then share
+// the activations: more would only leave a thread waiting at the end (576 rows in fours are 9 units).
 constexpr int kTilesPerUnit = 4;
 // From this many rows on, work is handed out as threads ask for it; below, each thread keeps its part of the weights,
 // and what it prefetches is its own.
@@ -134,13 +135,15 @@ void Model::multiply(Progress& at, const Product* products, int n_products, int 
 void Model::multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
                            ptrdiff_t x_stride) {
     const Activations rows = {reinterpret_cast<const XBlock*>(quantized_.data()), x_blocks_, x, x_stride};
-    int n_tiles = 0, most = 1;
+    int n_tiles = 0, most = 1, at_once = 1;
     ptrdiff_t row_bytes = 1;
     for (int i = 0; i < n_products; ++i) {
         const Matrix& weight = *products[i].weight;
         n_tiles += weight.n_tiles();
         row_bytes = std::max<ptrdiff_t>(row_bytes, ptrdiff_t{weight.columns} * 2);
-        most = std::max(most, rows_of_call(*kernels_, products[i].floats(), n_rows));
+        const int rows_at_once = rows_of_call(*kernels_, products[i].floats(), n_rows);
+        most = std::max(most, rows_at_once);
+        at_once = std::max(at_once, tiles_of_call(*kernels_, products[i].floats(), rows_at_once));
     }
     const int chunk = std::max<int>(most, static_cast<int>(kActivationBytes / row_bytes) / most * most);
     const auto tiles = [&](Range range) {
@@ -157,9 +160,8 @@ void Model::multiply_exact(Progress& at, const Product* products, int n_products
     };
     std::atomic<int>& next = counters_[static_cast<size_t>(at.phase++)];
     if (n_rows < kDynamicRows) return tiles(share(n_tiles, at.thread, pool_.size()));
-    for (int unit = next++; unit * kTilesPerUnit < n_tiles; unit = next++) {
-        tiles({unit * kTilesPerUnit, std::min(n_tiles, (unit + 1) * kTilesPerUnit)});
-    }
+    const int n = at_once > 1 ? at_once : kTilesPerUnit;
+    for (int unit = next++; unit * n < n_tiles; unit = next++) tiles({unit * n, std::min(n_tiles, (unit + 1) * n)});
 }
 
 void Model::rotate_and_cache(int thread, int layer, const Step& step) {

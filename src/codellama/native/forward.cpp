@@ -253,8 +253,8 @@ void Model::reserve(int n_tokens) {
     grow(v_T_, kv);
     grow(att_T_, round_up(query, 4));
     grow(ffn_TF_, round_up(shape_.ffn_dim, 4));
-    grow(cos_T_, shape_.head_dim / 2);
-    grow(sin_T_, shape_.head_dim / 2);
+    grow(cos_T_, shape_.head_dim);
+    grow(sin_T_, shape_.head_dim);
     x_blocks_ = std::max({shape_.dim, query, shape_.ffn_dim}) / kBlock + 1;
     quantized_ = Buffer(static_cast<size_t>(n_tokens) * static_cast<size_t>(x_blocks_) * sizeof(XBlock));
     if (prompts_on_unit_) {
@@ -274,15 +274,6 @@ void Model::prepare(const Step& step) {
         for (int t = step.starts_S1[s]; t < step.starts_S1[s + 1]; ++t) {
             sequence_T_[static_cast<size_t>(t)] = s;
             position_T_[static_cast<size_t>(t)] = step.past_S[s] + t - step.starts_S1[s];
-        }
-    }
-    const int half = shape_.head_dim / 2;
-    for (int t = 0; t < step.n_tokens; ++t) {
-        const double position = position_T_[static_cast<size_t>(t)] / shape_.rope_factor;
-        for (int i = 0; i < half; ++i) {
-            const double angle = position * inverse_frequency_[static_cast<size_t>(i)];
-            cos_T_[static_cast<size_t>(t * half + i)] = static_cast<float>(std::cos(angle));
-            sin_T_[static_cast<size_t>(t * half + i)] = static_cast<float>(std::sin(angle));
         }
     }
     plan_attention(step);
@@ -338,6 +329,7 @@ void Model::run_thread(int thread, const Step& step, float* logits_RV, float* hi
     if (prompts) kernels_->unit->begin();
     look_ahead(at, {&layers_[0].wq, &layers_[0].wk, &layers_[0].wv}, false, n_exact_);
     embed(thread, step);
+    compute_rope(thread, step);
     meet(at);
     for (int layer = 0; layer < shape_.n_layers; ++layer) run_layer(at, layer, step);
     if (step.n_rows > 0) run_head(at, step, logits_RV, hidden_RD);

@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -93,6 +94,12 @@ class Model {
         uint16_t* tiles = nullptr;        // where prompt rows of a product with gate_up go
 
         bool floats() const { return is_float(*weight) || (gate_up != nullptr && is_float(*gate_up)); }
+        // Some sets have panels for one kind only: a product of both kinds does without.
+        int rows_of_call(const Kernels& kernels, int n_rows) const {
+            const bool mixed = gate_up != nullptr && is_float(*weight) != is_float(*gate_up);
+            return mixed ? std::min(n_rows, kernels.max_float_rows)
+                         : codellama::rows_of_call(kernels, floats(), n_rows);
+        }
         int rows_again(const Kernels& kernels) const {
             const int n = codellama::rows_again(kernels, *weight);
             return gate_up == nullptr || codellama::rows_again(kernels, *gate_up) == n ? n : 0;
@@ -119,7 +126,6 @@ class Model {
     void prepare(const Step& step);
     void reserve(int n_tokens);
     void plan_attention(const Step& step);
-    void compute_rope(const Step& step);
 
     struct Range {
         int begin, end;
@@ -144,6 +150,7 @@ class Model {
     void run_layer(Progress& at, int layer, const Step& step);
     void run_head(Progress& at, const Step& step, float* logits_RV, float* hidden_RD);
     void embed(int thread, const Step& step);
+    void compute_rope(int thread, const Step& step);
     void normalise(int thread, const int32_t* rows, int n_rows, int n_exact, const std::vector<float>& weight);
     // Rows [0, n_exact) to int8, the others to tiles of the matrix unit.
     void quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, int n_rows, int n_exact,

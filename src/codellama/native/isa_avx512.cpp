@@ -14,6 +14,7 @@ namespace codellama::avx512 {
 #include "kv.inc"
 #include "partials.inc"
 #include "matmul.inc"
+#include "panel.inc"
 #include "elementwise.inc"
 #include "attention.inc"
 #include "attention_rows.inc"
@@ -24,6 +25,7 @@ const codellama::Kernels* codellama::kernels_avx512() {
     static const Kernels table = [] {
         Kernels all = avx512::make_table("avx512");
         avx512::use_again(all);
+        avx512::use_float_panels(all);
         return all;
     }();
     return &table;

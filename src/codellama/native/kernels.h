@@ -133,7 +133,7 @@ struct Kernels {
     int again_rows[kFormats];                        // of quant_again, by kAgainTiles tiles; 0: there is none
     QuantTile quant_again[kFormats];                 // of tiles that other rows have just read
     FloatTile float_tile[kFormats][kMaxFloatRows];   // null for quantized formats
-    bool has_panels;                                 // for many rows; else the tiles' kernels serve them as well
+    bool quant_panels, float_panels;                 // for many rows; else the tiles' kernels serve them as well
     QuantPanel quant_panel[kFormats];
     FloatPanel float_panel[kFormats];
 

@@ -33,6 +33,21 @@ void Model::embed(int thread, const Step& step) {
     }
 }
 
+// Angles in double precision: at position 16,000 float32's are off by a thousandth.
+void Model::compute_rope(int thread, const Step& step) {
+    const Range own = share(step.n_tokens, thread, pool_.size());
+    for (int t = own.begin; t < own.end; ++t) {
+        const double position = position_T_[static_cast<size_t>(t)] / shape_.rope_factor;
+        float *cos = cos_T_.data() + t * shape_.head_dim, *sin = sin_T_.data() + t * shape_.head_dim;
+        for (int i = 0; i < shape_.head_dim / 2; ++i) {
+            const double angle = position * inverse_frequency_[static_cast<size_t>(i)];
+            cos[2 * i] = cos[2 * i + 1] = static_cast<float>(std::cos(angle));
+            sin[2 * i + 1] = static_cast<float>(std::sin(angle));
+            sin[2 * i] = -sin[2 * i + 1];
+        }
+    }
+}
+
 // norm_TD ← RMSNorm(x_TD[rows]), and what the products read.
 void Model::normalise(int thread, const int32_t* rows, int n_rows, int n_exact, const std::vector<float>& weight) {
     const ptrdiff_t stride = (shape_.dim + 3) / 4 * 4;
@@ -84,7 +99,7 @@ void Model::multiply_part(const Product& product, Range tiles, Range rows, const
 // Tiles [begin, end) of one product for rows [first, last), in the largest pieces that the kernels take.
 void Model::multiply_range(const Product& product, Range tiles, Range rows, const Activations& x) const {
     const bool floats = product.floats();
-    const int most = rows_of_call(*kernels_, floats, rows.end - rows.begin);
+    const int most = product.rows_of_call(*kernels_, rows.end - rows.begin);
     const int widest = tiles_of_call(*kernels_, floats, most);
     const int again = rows.end - rows.begin < kDynamicRows || widest != kAgainTiles ? 0 : product.rows_again(*kernels_);
     for (int tile = tiles.begin; tile < tiles.end;) {
@@ -143,7 +158,7 @@ void Model::multiply_exact(Progress& at, const Product* products, int n_products
         const Matrix& weight = *products[i].weight;
         n_tiles += weight.n_tiles();
         row_bytes = std::max<ptrdiff_t>(row_bytes, ptrdiff_t{weight.columns} * 2);
-        const int rows_at_once = rows_of_call(*kernels_, products[i].floats(), n_rows);
+        const int rows_at_once = products[i].rows_of_call(*kernels_, n_rows);
         most = std::max(most, rows_at_once);
         at_once = std::max(at_once, tiles_of_call(*kernels_, products[i].floats(), rows_at_once));
     }
@@ -168,10 +183,11 @@ void Model::multiply_exact(Progress& at, const Product* products, int n_products
 
 void Model::rotate_and_cache(int thread, int layer, const Step& step) {
     const KvLayer kv = kv_layer(layer);
-    const int half = shape_.head_dim / 2;
     const float query_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape_.head_dim)));
-    for (int t = thread; t < step.n_tokens; t += pool_.size()) {
-        const float *cos = cos_T_.data() + t * half, *sin = sin_T_.data() + t * half;
+    // Successive tokens, which share the lines of a block's keys.
+    const Range own = share(step.n_tokens, thread, pool_.size());
+    for (int t = own.begin; t < own.end; ++t) {
+        const float *cos = cos_T_.data() + t * shape_.head_dim, *sin = sin_T_.data() + t * shape_.head_dim;
         float* q = q_T_.data() + static_cast<ptrdiff_t>(t) * shape_.n_heads * shape_.head_dim;
         float* k = k_T_.data() + static_cast<ptrdiff_t>(t) * shape_.n_kv_heads * shape_.head_dim;
         const float* v = v_T_.data() + static_cast<ptrdiff_t>(t) * shape_.n_kv_heads * shape_.head_dim;

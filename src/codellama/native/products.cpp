@@ -7,7 +7,8 @@ namespace codellama {
 bool is_float(const Matrix& weight) { return !geometry(weight.format).quantized; }
 
 int rows_of_call(const Kernels& kernels, bool floats, int n_rows) {
-    if (kernels.has_panels && n_rows >= kFewestPanelRows) return std::min(n_rows, kMaxPanelRows);
+    if ((floats ? kernels.float_panels : kernels.quant_panels) && n_rows >= kFewestPanelRows)
+        return std::min(n_rows, kMaxPanelRows);
     return std::min(n_rows, floats ? kernels.max_float_rows : kernels.max_quant_rows);
 }
 

@@ -463,7 +463,7 @@ void check_set(const std::string& isa, const std::vector<std::string>& present) 
     for (int f = 0; f < kFormats; ++f) {
         const Format format = static_cast<Format>(f);
         check_tiles(k, format);
-        if (k.has_panels) check_panels(k, format);
+        if (geometry(format).quantized ? k.quant_panels : k.float_panels) check_panels(k, format);
         if (k.again_rows[f] > 0) check_again(k, format);
     }
     for (const std::string& other : present) {

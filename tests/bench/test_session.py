@@ -10,7 +10,7 @@ import pytest
 from codellama.bench.cases import parse_cases
 from codellama.bench.machine import Machine
 from codellama.bench.peer import Peer, run_peer
-from codellama.bench.report import as_json, lines, markdown
+from codellama.bench.report import _short, as_json, lines, markdown
 from codellama.bench.session import OURS, Session, run_round, summarize
 from codellama.bench.worker import Run, Task, measure, run_ours
 from codellama.errors import NotFoundError, RequestError
@@ -119,3 +119,8 @@ def test_medians_and_ratios_within_rounds(tiny: Path, peer: Peer) -> None:
     assert found["share"] == pytest.approx(2.0 / row.limit)
     assert found["bandwidth_share"] == pytest.approx(found["share"])
     assert found["peers"] == {"llama.cpp": {"rate": 3.0, "ratio": 1.0}}
+
+
+def test_figures_are_short_and_never_powers_of_ten() -> None:
+    texts = [_short(value) for value in (0.123, 1.0, 12.34, 999.4, 999.7, 1234.5)]
+    assert texts == ["0.12", "1", "12.3", "999", "1,000", "1,234"]

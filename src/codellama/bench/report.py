@@ -67,7 +67,7 @@ def _processes(result: Result) -> Table:
 
 def _short(value: float) -> str:
     """Three digits or more: 0.12, 12.3, 1,234."""
-    if value >= 1000:
+    if value >= 999.5:  # .3g of what rounds to 1,000 is 1e+03
         return f"{value:,.0f}"
     return f"{value:.3g}" if value >= 1 else f"{value:.2f}"
 

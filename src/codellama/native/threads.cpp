@@ -16,6 +16,8 @@ void relax() {
 }
 
 // About 100 µs of pauses on a 3 GHz core: longer than any phase of a small model's step, shorter than a scheduler tick.
+// Who has waited longer shares its processor with others, and sleeps: one that yields is put behind them all (beside
+// three busy processes on two processors, Linux 6.18, SmolLM2 answers 47 tokens a second so, and 64 asleep).
 constexpr int kSpins = 4000;
 constexpr int kYields = 50;
 
@@ -45,9 +47,10 @@ void ThreadPool::run(const std::function<void(int)>& body) {
     }
     wake_.notify_all();
     body(0);
-    for (int spin = 0; running_.load(std::memory_order_acquire) != 0; ++spin) {
-        if (spin < kSpins) relax();
-        else std::this_thread::yield();
+    int left = running_.load(std::memory_order_acquire);
+    for (int spin = 0; left != 0; left = running_.load(std::memory_order_acquire)) {
+        if (++spin < kSpins) relax();
+        else running_.wait(left, std::memory_order_acquire);
     }
 }
 
@@ -67,6 +70,7 @@ void ThreadPool::work(int index) {
         if (stop_.load()) return;
         (*body_)(index);
         running_.fetch_sub(1, std::memory_order_release);
+        running_.notify_all();
     }
 }
 
@@ -76,14 +80,16 @@ bool ThreadPool::arrive(unsigned& phase) {
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) != n_threads_ - 1) return false;
     arrived_.store(0, std::memory_order_relaxed);
     phase_.fetch_add(1, std::memory_order_release);
+    phase_.notify_all();  // a look at a counter where nobody sleeps
     return true;
 }
 
 void ThreadPool::wait(unsigned phase) {
-    for (int spin = 0; phase_.load(std::memory_order_acquire) == phase; ++spin) {
-        if (spin < kSpins) relax();
-        else std::this_thread::yield();
+    for (int spin = 0; spin < kSpins; ++spin) {
+        if (phase_.load(std::memory_order_acquire) != phase) return;
+        relax();
     }
+    phase_.wait(phase, std::memory_order_acquire);
 }
 
 }  // namespace codellama

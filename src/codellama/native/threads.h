@@ -1,7 +1,8 @@
 // A persistent pool that runs one function on every thread at once, and a barrier for use inside it.
 //
-// Waiting spins for a moment (a phase of a decode step lasts 10–100 µs, a futex wake-up as long), then yields, then
-// parks, so that an idle engine uses no processor. Not re-entrant: one run at a time.
+// Waiting spins for a moment (a phase of a decode step lasts 10–100 µs, a futex wake-up as long), then sleeps, so that
+// an idle engine uses no processor, and a busy machine's goes to whoever is waited for. Not re-entrant: one run at a
+// time.
 
 #pragma once
 

@@ -15,6 +15,8 @@ namespace codellama::amx {
 #include "partials.inc"
 #include "matmul_amx.inc"
 #include "matmul_amx_int8.inc"
+#include "attention.inc"
+#include "attention_rows.inc"
 #include "attention_amx.inc"
 }  // namespace codellama::amx
 
@@ -24,6 +26,7 @@ const codellama::Kernels* codellama::kernels_amx() {
         Kernels all = *kernels_avx512();
         all.name = "amx";
         all.unit = &unit;
+        all.attend = amx::attend;
         amx::use_exact(all);
         return all;
     }();

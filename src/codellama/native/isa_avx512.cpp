@@ -26,6 +26,7 @@ const codellama::Kernels* codellama::kernels_avx512() {
         Kernels all = avx512::make_table("avx512");
         avx512::use_again(all);
         avx512::use_float_panels(all);
+        all.attend = avx512::attend_ahead;
         return all;
     }();
     return &table;

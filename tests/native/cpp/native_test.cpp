@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "ahead.h"
 #include "attend_alone.h"
 #include "dispatch.h"
 #include "forward.h"
@@ -458,6 +459,22 @@ void check_pool() {
     check(ok, "the pool's barrier separates phases");
 }
 
+// Every line once, piece after piece, and an end.
+void check_ahead() {
+    const Buffer buffer(4096);
+    Ahead ahead;
+    bool ok = !ahead.fetch();
+    ahead.add(buffer.data(), 1000);
+    ahead.add(buffer.data() + 2048, 0);  // nothing to fetch
+    ahead.add(buffer.data() + 2048, 300);
+    int looks = 0;
+    while (looks < 100 && ahead.fetch()) ++looks;
+    ok = ok && looks == 6;  // four lines of 64 a look: 4 looks and 2
+    ahead.add(buffer.data(), 64);
+    ahead.clear();
+    check(ok && !ahead.fetch(), "what is ahead is fetched once");
+}
+
 void check_set(const std::string& isa, const std::vector<std::string>& present) {
     const Kernels& k = *choose_kernels(isa);
     for (int f = 0; f < kFormats; ++f) {
@@ -490,6 +507,7 @@ int main(int argc, char** argv) {
     const std::vector<std::string> present = available_isas(), wanted(argv + 1, argv + argc);
     try {
         check_pool();
+        check_ahead();
         for (const std::string& isa : wanted.empty() ? present : wanted) check_set(isa, present);
     } catch (const std::exception& error) { check(false, error.what()); }
     std::printf("%d passed, %d failed\n", passed, failed);

@@ -21,6 +21,16 @@ void relax() {
 constexpr int kSpins = 4000;
 constexpr int kYields = 50;
 
+// Until `value` is no longer `old`; acquires.
+template <class T>
+void await_change(const std::atomic<T>& value, T old) {
+    for (int spin = 0; spin < kSpins; ++spin) {
+        if (value.load(std::memory_order_acquire) != old) return;
+        relax();
+    }
+    value.wait(old, std::memory_order_acquire);
+}
+
 }  // namespace
 
 ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads < 1 ? 1 : n_threads) {
@@ -47,11 +57,7 @@ void ThreadPool::run(const std::function<void(int)>& body) {
     }
     wake_.notify_all();
     body(0);
-    int left = running_.load(std::memory_order_acquire);
-    for (int spin = 0; left != 0; left = running_.load(std::memory_order_acquire)) {
-        if (++spin < kSpins) relax();
-        else running_.wait(left, std::memory_order_acquire);
-    }
+    for (int left; (left = running_.load(std::memory_order_acquire)) != 0;) await_change(running_, left);
 }
 
 void ThreadPool::work(int index) {
@@ -84,12 +90,6 @@ bool ThreadPool::arrive(unsigned& phase) {
     return true;
 }
 
-void ThreadPool::wait(unsigned phase) {
-    for (int spin = 0; spin < kSpins; ++spin) {
-        if (phase_.load(std::memory_order_acquire) != phase) return;
-        relax();
-    }
-    phase_.wait(phase, std::memory_order_acquire);
-}
+void ThreadPool::wait(unsigned phase) { await_change(phase_, phase); }
 
 }  // namespace codellama

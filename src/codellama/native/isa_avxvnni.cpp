@@ -9,16 +9,8 @@
 
 namespace codellama::avxvnni {
 #include "simd/avxvnni.inc"
-#include "formats.inc"
-#include "functions.inc"
-#include "kv.inc"
-#include "partials.inc"
-#include "matmul.inc"
+#include "bodies.inc"
 #include "panel.inc"
-#include "elementwise.inc"
-#include "attention.inc"
-#include "attention_rows.inc"
-#include "table.inc"
 }  // namespace codellama::avxvnni
 
 const codellama::Kernels* codellama::kernels_avxvnni() {

@@ -10,15 +10,7 @@
 namespace codellama::neon {
 #include "simd/neon.inc"
 #include "simd/lanes.inc"
-#include "formats.inc"
-#include "functions.inc"
-#include "kv.inc"
-#include "partials.inc"
-#include "matmul.inc"
-#include "elementwise.inc"
-#include "attention.inc"
-#include "attention_rows.inc"
-#include "table.inc"
+#include "bodies.inc"
 }  // namespace codellama::neon
 
 const codellama::Kernels* codellama::kernels_neon() {

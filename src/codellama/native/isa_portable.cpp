@@ -8,15 +8,7 @@
 namespace codellama::portable {
 #include "simd/portable.inc"
 #include "simd/lanes.inc"
-#include "formats.inc"
-#include "functions.inc"
-#include "kv.inc"
-#include "partials.inc"
-#include "matmul.inc"
-#include "elementwise.inc"
-#include "attention.inc"
-#include "attention_rows.inc"
-#include "table.inc"
+#include "bodies.inc"
 }  // namespace codellama::portable
 
 const codellama::Kernels* codellama::kernels_portable() {

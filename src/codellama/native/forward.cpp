@@ -13,6 +13,9 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
+// Fewest rows of a part of those that run on vectors.
+constexpr int kPartRows = 128;
+
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 bool positive(double x) { return x > 0 && std::isfinite(x); }
@@ -269,7 +272,9 @@ void Model::reserve(int n_tokens) {
 
 void Model::prepare(const Step& step) {
     reserve(step.n_tokens);
-    n_exact_ = prompts_on_unit_ ? step.n_exact : step.n_tokens;
+    const int n_exact = prompts_on_unit_ ? step.n_exact : step.n_tokens;
+    exact_ = Rows::cut(0, n_exact, kPartRows, pool_.size());
+    prompts_ = Rows::cut(n_exact, step.n_tokens - n_exact, fewest_prompt_rows(shape_.dim), pool_.size());
     for (int s = 0; s < step.n_sequences; ++s) {
         for (int t = step.starts_S1[s]; t < step.starts_S1[s + 1]; ++t) {
             sequence_T_[static_cast<size_t>(t)] = s;
@@ -277,7 +282,7 @@ void Model::prepare(const Step& step) {
         }
     }
     plan_attention(step);
-    const int n_counters = 9 * shape_.n_layers + 2;
+    const int n_counters = (9 * shape_.n_layers + 2) * n_parts();
     counters_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(n_counters));
 }
 
@@ -288,7 +293,7 @@ void Model::plan_attention(const Step& step) {
     splits_.clear();
     const int group = shape_.n_heads / shape_.n_kv_heads;
     const auto tile_of = [&](int s) {
-        return std::max(1, (step.starts_S1[s] >= n_exact_ ? kUnitAttendRows : kAttendRows) / group);
+        return std::max(1, (step.starts_S1[s] >= prompts_.first ? kUnitAttendRows : kAttendRows) / group);
     };
     const ptrdiff_t slot = round_up(shape_.head_dim, kLanes) + 2;
     int whole_jobs = 0;
@@ -325,11 +330,12 @@ void Model::step(const Step& step, float* logits_RV, float* hidden_RD) {
 
 void Model::run_thread(int thread, const Step& step, float* logits_RV, float* hidden_RD) {
     Progress at{thread, 0, {}};
-    const bool prompts = n_exact_ < step.n_tokens;
-    if (prompts) kernels_->unit->begin();
-    look_ahead(at, {&layers_[0].wq, &layers_[0].wk, &layers_[0].wv}, false, n_exact_);
-    embed(thread, step);
-    compute_rope(thread, step);
+    if (prompts_.size > 0) kernels_->unit->begin();
+    look_ahead(at, {&layers_[0].wq, &layers_[0].wk, &layers_[0].wv}, false, exact_.size);
+    for (const Rows* rows : {&exact_, &prompts_}) {
+        embed(rows->own(thread), step);
+        compute_rope(rows->own(thread));
+    }
     meet(at);
     for (int layer = 0; layer < shape_.n_layers; ++layer) run_layer(at, layer, step);
     if (step.n_rows > 0) run_head(at, step, logits_RV, hidden_RD);
@@ -338,17 +344,17 @@ void Model::run_thread(int thread, const Step& step, float* logits_RV, float* hi
 
 void Model::run_layer(Progress& at, int layer, const Step& step) {
     const Layer& l = layers_[static_cast<size_t>(layer)];
-    const int n = step.n_tokens, dim = shape_.dim, query = l.wq.rows, kv = l.wk.rows, ffn = shape_.ffn_dim;
+    const int dim = shape_.dim, query = l.wq.rows, kv = l.wk.rows, ffn = shape_.ffn_dim;
     const ptrdiff_t norm_stride = round_up(dim, 4), att_stride = round_up(query, 4), ffn_stride = round_up(ffn, 4);
     uint16_t* x_tiles = reinterpret_cast<uint16_t*>(x_tiles_.data());
     uint16_t* ffn_tiles = reinterpret_cast<uint16_t*>(ffn_tiles_.data());
 
-    normalise(at.thread, nullptr, n, n_exact_, l.attention_norm);
+    normalise(at.thread, nullptr, exact_, prompts_, l.attention_norm);
     meet(at);
     const Product qkv[] = {
         {&l.wq, q_T_.data(), query, false}, {&l.wk, k_T_.data(), kv, false}, {&l.wv, v_T_.data(), kv, false}};
-    multiply(at, qkv, 3, n, n_exact_, norm_TD_.data(), norm_stride, x_tiles);
-    look_ahead(at, {&l.wo}, false, n_exact_);
+    multiply(at, qkv, 3, exact_, prompts_, norm_TD_.data(), norm_stride, x_tiles);
+    look_ahead(at, {&l.wo}, false, exact_.size);
     meet(at);
     rotate_and_cache(at.thread, layer, step);
     meet(at);
@@ -358,34 +364,35 @@ void Model::run_layer(Progress& at, int layer, const Step& step) {
         collect(at.thread);
         meet(at);
     }
-    quantize_rows(at.thread, att_T_.data(), att_stride, query, n, n_exact_, x_tiles);
+    quantize_rows(at.thread, att_T_.data(), att_stride, query, exact_, prompts_, x_tiles);
     meet(at);
     const Product wo[] = {{&l.wo, x_TD_.data(), dim, true}};
-    multiply(at, wo, 1, n, n_exact_, att_T_.data(), att_stride, x_tiles);
-    look_ahead(at, {&l.w1, &l.w3}, true, n_exact_);
+    multiply(at, wo, 1, exact_, prompts_, att_T_.data(), att_stride, x_tiles);
+    look_ahead(at, {&l.w1, &l.w3}, true, exact_.size);
     meet(at);
-    normalise(at.thread, nullptr, n, n_exact_, l.ffn_norm);
+    normalise(at.thread, nullptr, exact_, prompts_, l.ffn_norm);
     meet(at);
     const Product gate_up[] = {{&l.w1, ffn_TF_.data(), ffn_stride, false, &l.w3, ffn_tiles}};
-    multiply(at, gate_up, 1, n, n_exact_, norm_TD_.data(), norm_stride, x_tiles);
-    look_ahead(at, {&l.w2}, false, n_exact_);
+    multiply(at, gate_up, 1, exact_, prompts_, norm_TD_.data(), norm_stride, x_tiles);
+    look_ahead(at, {&l.w2}, false, exact_.size);
     meet(at);
-    quantize_rows(at.thread, ffn_TF_.data(), ffn_stride, ffn, n_exact_, n_exact_, nullptr);
+    quantize_rows(at.thread, ffn_TF_.data(), ffn_stride, ffn, exact_, {}, nullptr);
     meet(at);
     const Product w2[] = {{&l.w2, x_TD_.data(), dim, true}};
-    multiply(at, w2, 1, n, n_exact_, ffn_TF_.data(), ffn_stride, ffn_tiles);
+    multiply(at, w2, 1, exact_, prompts_, ffn_TF_.data(), ffn_stride, ffn_tiles);
     if (layer + 1 == shape_.n_layers) {
         if (step.n_rows > 0) look_ahead(at, {&head()}, false, step.n_rows);
     } else {
         const Layer& next = layers_[static_cast<size_t>(layer) + 1];
-        look_ahead(at, {&next.wq, &next.wk, &next.wv}, false, n_exact_);
+        look_ahead(at, {&next.wq, &next.wk, &next.wv}, false, exact_.size);
     }
     meet(at);
 }
 
 void Model::run_head(Progress& at, const Step& step, float* logits_RV, float* hidden_RD) {
     const ptrdiff_t stride = round_up(shape_.dim, 4);
-    normalise(at.thread, step.rows_R, step.n_rows, step.n_rows, norm_);
+    const Rows rows = {0, step.n_rows, 1, pool_.size()};
+    normalise(at.thread, step.rows_R, rows, {}, norm_);
     meet(at);
     if (hidden_RD != nullptr && at.thread == 0) {
         for (int r = 0; r < step.n_rows; ++r) {
@@ -395,7 +402,7 @@ void Model::run_head(Progress& at, const Step& step, float* logits_RV, float* hi
     }
     if (logits_RV == nullptr) return;
     const Product product[] = {{&head(), logits_RV, shape_.vocab_size, false}};
-    multiply(at, product, 1, step.n_rows, step.n_rows, norm_TD_.data(), stride, nullptr);
+    multiply(at, product, 1, rows, {}, norm_TD_.data(), stride, nullptr);
 }
 
 }  // namespace codellama

@@ -17,6 +17,7 @@
 #include "kernels.h"
 #include "kv.h"
 #include "pack.h"
+#include "parts.h"
 #include "products.h"
 #include "threads.h"
 
@@ -127,16 +128,15 @@ class Model {
     void reserve(int n_tokens);
     void plan_attention(const Step& step);
 
-    struct Range {
-        int begin, end;
-    };
-    static Range share(int n, int thread, int n_threads);
     // Work of one phase, handed out unit by unit. Threads pass the same sequence of phases.
     struct Progress {
         int thread;
         int phase;    // next unused counter
         Ahead ahead;  // of the product after this phase
     };
+    // A phase's counters, one for each part of its rows.
+    std::atomic<int>* next_counters(Progress& at) { return &counters_[static_cast<size_t>(at.phase++ * n_parts())]; }
+    int n_parts() const { return std::max(exact_.n_parts, prompts_.n_parts); }
 
     // All threads of the step; those that wait fetch what they read next.
     void meet(Progress& at) {
@@ -149,34 +149,39 @@ class Model {
     void run_thread(int thread, const Step& step, float* logits_RV, float* hidden_RD);
     void run_layer(Progress& at, int layer, const Step& step);
     void run_head(Progress& at, const Step& step, float* logits_RV, float* hidden_RD);
-    void embed(int thread, const Step& step);
-    void compute_rope(int thread, const Step& step);
-    void normalise(int thread, const int32_t* rows, int n_rows, int n_exact, const std::vector<float>& weight);
-    // Rows [0, n_exact) to int8, the others to tiles of the matrix unit.
-    void quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, int n_rows, int n_exact,
-                       uint16_t* tiles);
-    void multiply(Progress& at, const Product* products, int n_products, int n_rows, int n_exact, const float* x,
-                  ptrdiff_t x_stride, const uint16_t* tiles);
-    void multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
+    void embed(Range rows, const Step& step);
+    void compute_rope(Range rows);
+    void normalise(int thread, const int32_t* rows_R, const Rows& exact, const Rows& prompts,
+                   const std::vector<float>& weight);
+    // Exact rows to int8, prompts to tiles of the matrix unit.
+    void quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, const Rows& exact,
+                       const Rows& prompts, uint16_t* tiles);
+    void multiply(Progress& at, const Product* products, int n_products, const Rows& exact, const Rows& prompts,
+                  const float* x, ptrdiff_t x_stride, const uint16_t* tiles);
+    void multiply_exact(Progress& at, const Product* products, int n_products, const Rows& rows, const float* x,
                         ptrdiff_t x_stride);
     void multiply_range(const Product& product, Range tiles, Range rows, const Activations& x) const;
     void multiply_part(const Product& product, Range tiles, Range rows, const Activations& x, bool again) const;
 
     // Prompt rows on a matrix unit: prompt.cpp.
+    static int fewest_prompt_rows(int columns);
     bool on_unit(const Matrix& weight) const;
     static size_t unit_tile_bytes(int n_rows, int columns);
     static size_t unit_scratch_bytes(int n_rows);
     UnitScratch unit_scratch(int thread);
     int unit_group(const Matrix& weight, int n_rows) const;
     void pack_prompt_row(const float* x, int columns, int row, uint16_t* tiles) const;
-    void multiply_prompts(Progress& at, const Product* products, int n_products, int n_rows, const uint16_t* x);
+    void multiply_prompts(Progress& at, const Product* products, int n_products, const Rows& rows, const uint16_t* x);
+    void multiply_prompt_part(std::atomic<int>& next, int thread, const Product* products, int n_products, Range rows,
+                              const uint16_t* x);
     void sum_pairs(const Matrix& weight, Range pairs, int m_tiles, const uint16_t* x, UnitScratch& scratch,
                    float* sums) const;
-    void finish_pairs(const Product& product, Range pairs, int n_rows, const float* sums, const float* up) const;
+    void finish_pairs(const Product& product, Range pairs, Range rows, const float* sums, const float* up) const;
 
     template <class Visit>
     void visit_block(int block, const Visit& visit);
     void rotate_and_cache(int thread, int layer, const Step& step);
+    void rotate_rows(Range rows, int layer, const Step& step);
     void attend(Progress& at, int layer, const Step& step);
     void collect(int thread);
 
@@ -207,13 +212,13 @@ class Model {
     ptrdiff_t x_blocks_ = 0;
     std::vector<float> x_TD_, norm_TD_, q_T_, k_T_, v_T_, att_T_, ffn_TF_, cos_T_, sin_T_, partials_;
     Buffer quantized_;
-    int n_exact_ = 0;  // rows of the step that do not run on the matrix unit
+    Rows exact_, prompts_;  // rows of the step that do not run on the matrix unit, and those that do
     Buffer x_tiles_, ffn_tiles_;
     std::vector<Buffer> thread_scratch_, unit_scratch_;
     std::vector<int32_t> sequence_T_, position_T_;
     std::vector<AttentionJob> jobs_;
     std::vector<SplitSequence> splits_;
-    std::unique_ptr<std::atomic<int>[]> counters_;  // one per phase that hands out work as threads ask for it
+    std::unique_ptr<std::atomic<int>[]> counters_;  // of phases that hand out work as threads ask for it
 };
 
 }  // namespace codellama

@@ -23,20 +23,15 @@ constexpr int kQuantizeColumns = 512;
 
 }  // namespace
 
-Model::Range Model::share(int n, int thread, int n_threads) {
-    return {static_cast<int>(int64_t{n} * thread / n_threads), static_cast<int>(int64_t{n} * (thread + 1) / n_threads)};
-}
-
-void Model::embed(int thread, const Step& step) {
-    for (int t = thread; t < step.n_tokens; t += pool_.size()) {
+void Model::embed(Range rows, const Step& step) {
+    for (int t = rows.begin; t < rows.end; ++t) {
         unpack_row(tok_embeddings_, step.tokens_T[t], x_TD_.data() + static_cast<ptrdiff_t>(t) * shape_.dim);
     }
 }
 
 // Angles in double precision: at position 16,000 float32's are off by a thousandth.
-void Model::compute_rope(int thread, const Step& step) {
-    const Range own = share(step.n_tokens, thread, pool_.size());
-    for (int t = own.begin; t < own.end; ++t) {
+void Model::compute_rope(Range rows) {
+    for (int t = rows.begin; t < rows.end; ++t) {
         const double position = position_T_[static_cast<size_t>(t)] / shape_.rope_factor;
         float *cos = cos_T_.data() + t * shape_.head_dim, *sin = sin_T_.data() + t * shape_.head_dim;
         for (int i = 0; i < shape_.head_dim / 2; ++i) {
@@ -48,28 +43,41 @@ void Model::compute_rope(int thread, const Step& step) {
     }
 }
 
-// norm_TD ← RMSNorm(x_TD[rows]), and what the products read.
-void Model::normalise(int thread, const int32_t* rows, int n_rows, int n_exact, const std::vector<float>& weight) {
+// norm_TD ← RMSNorm(x_TD[rows_R]), and what the products read.
+void Model::normalise(int thread, const int32_t* rows_R, const Rows& exact, const Rows& prompts,
+                      const std::vector<float>& weight) {
     const ptrdiff_t stride = (shape_.dim + 3) / 4 * 4;
-    XBlock* quantized = reinterpret_cast<XBlock*>(quantized_.data());
-    for (int r = thread; r < n_rows; r += pool_.size()) {
-        const ptrdiff_t source = rows != nullptr ? rows[r] : r;
+    const auto norm = [&](int r) {
+        const ptrdiff_t source = rows_R != nullptr ? rows_R[r] : r;
         float* out = norm_TD_.data() + r * stride;
         kernels_->rms_norm(x_TD_.data() + source * shape_.dim, weight.data(), shape_.norm_eps, shape_.dim, out);
-        if (r >= n_exact) pack_prompt_row(out, shape_.dim, r - n_exact, reinterpret_cast<uint16_t*>(x_tiles_.data()));
-        else if (shape_.dim % kBlock == 0) kernels_->quantize(out, shape_.dim, quantized + r * x_blocks_);
+        return out;
+    };
+    XBlock* quantized = reinterpret_cast<XBlock*>(quantized_.data());
+    const Range own = exact.own(thread), packed = prompts.own(thread);
+    for (int r = own.begin; r < own.end; ++r) {
+        const float* x = norm(r);
+        if (shape_.dim % kBlock == 0) kernels_->quantize(x, shape_.dim, quantized + r * x_blocks_);
     }
+    uint16_t* tiles = reinterpret_cast<uint16_t*>(x_tiles_.data());
+    for (int r = packed.begin; r < packed.end; ++r) pack_prompt_row(norm(r), shape_.dim, r - prompts.first, tiles);
 }
 
-void Model::quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, int n_rows, int n_exact,
-                          uint16_t* tiles) {
-    for (int r = n_exact + thread; r < n_rows; r += pool_.size()) {
-        pack_prompt_row(x + r * stride, columns, r - n_exact, tiles);
-    }
+void Model::quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, const Rows& exact,
+                          const Rows& prompts, uint16_t* tiles) {
+    const Range packed = prompts.own(thread);
+    for (int r = packed.begin; r < packed.end; ++r) pack_prompt_row(x + r * stride, columns, r - prompts.first, tiles);
     if (columns % kBlock != 0) return;  // then the weights are floats and read x itself
     XBlock* quantized = reinterpret_cast<XBlock*>(quantized_.data());
+    if (exact.n_parts > 1) {
+        const Range own = exact.own(thread);
+        for (int r = own.begin; r < own.end; ++r) {
+            kernels_->quantize(x + r * stride, columns, quantized + r * x_blocks_);
+        }
+        return;
+    }
     const int per_row = (columns + kQuantizeColumns - 1) / kQuantizeColumns;
-    for (int unit = thread; unit < n_exact * per_row; unit += pool_.size()) {
+    for (int unit = thread; unit < exact.size * per_row; unit += pool_.size()) {
         const int row = unit / per_row, first = unit % per_row * kQuantizeColumns;
         kernels_->quantize(x + row * stride + first, std::min(kQuantizeColumns, columns - first),
                            quantized + row * x_blocks_ + first / kBlock);
@@ -143,50 +151,58 @@ void Model::look_ahead(Progress& at, std::initializer_list<const Matrix*> weight
     }
 }
 
-void Model::multiply(Progress& at, const Product* products, int n_products, int n_rows, int n_exact, const float* x,
-                     ptrdiff_t x_stride, const uint16_t* tiles) {
-    multiply_exact(at, products, n_products, n_exact, x, x_stride);
-    multiply_prompts(at, products, n_products, n_rows - n_exact, tiles);
+void Model::multiply(Progress& at, const Product* products, int n_products, const Rows& exact, const Rows& prompts,
+                     const float* x, ptrdiff_t x_stride, const uint16_t* tiles) {
+    multiply_exact(at, products, n_products, exact, x, x_stride);
+    multiply_prompts(at, products, n_products, prompts, tiles);
 }
 
-void Model::multiply_exact(Progress& at, const Product* products, int n_products, int n_rows, const float* x,
+void Model::multiply_exact(Progress& at, const Product* products, int n_products, const Rows& rows, const float* x,
                            ptrdiff_t x_stride) {
-    const Activations rows = {reinterpret_cast<const XBlock*>(quantized_.data()), x_blocks_, x, x_stride};
+    const Activations activations = {reinterpret_cast<const XBlock*>(quantized_.data()), x_blocks_, x, x_stride};
     int n_tiles = 0, most = 1, at_once = 1;
     ptrdiff_t row_bytes = 1;
     for (int i = 0; i < n_products; ++i) {
         const Matrix& weight = *products[i].weight;
         n_tiles += weight.n_tiles();
         row_bytes = std::max<ptrdiff_t>(row_bytes, ptrdiff_t{weight.columns} * 2);
-        const int rows_at_once = products[i].rows_of_call(*kernels_, n_rows);
+        const int rows_at_once = products[i].rows_of_call(*kernels_, rows.size);
         most = std::max(most, rows_at_once);
         at_once = std::max(at_once, tiles_of_call(*kernels_, products[i].floats(), rows_at_once));
     }
     const int chunk = std::max<int>(most, static_cast<int>(kActivationBytes / row_bytes) / most * most);
-    const auto tiles = [&](Range range) {
-        for (int first = 0; first < n_rows; first += chunk) {
-            const int last = std::min(n_rows, first + chunk);
+    const auto tiles = [&](Range range, Range part) {
+        for (int first = part.begin; first < part.end; first += chunk) {
+            const int last = std::min(part.end, first + chunk);
             int index = 0;  // tiles of all products are numbered through
             for (int i = 0; i < n_products; ++i) {
                 const int n = products[i].weight->n_tiles();
                 const Range own = {std::max(range.begin - index, 0), std::min(range.end - index, n)};
-                if (own.begin < own.end) multiply_range(products[i], own, {first, last}, rows);
+                if (own.begin < own.end) multiply_range(products[i], own, {first, last}, activations);
                 index += n;
             }
         }
     };
-    std::atomic<int>& next = counters_[static_cast<size_t>(at.phase++)];
-    if (n_rows < kDynamicRows) return tiles(share(n_tiles, at.thread, pool_.size()));
+    std::atomic<int>* next = next_counters(at);
+    if (rows.size < kDynamicRows) return tiles(share(n_tiles, at.thread, pool_.size()), {rows.first, rows.end()});
     const int n = at_once > 1 ? at_once : kTilesPerUnit;
-    for (int unit = next++; unit * n < n_tiles; unit = next++) tiles({unit * n, std::min(n_tiles, (unit + 1) * n)});
+    for (int i = 0; i < rows.n_parts; ++i) {
+        const int part = (rows.part_of(at.thread) + i) % rows.n_parts;
+        for (int unit = next[part]++; unit * n < n_tiles; unit = next[part]++) {
+            tiles({unit * n, std::min(n_tiles, (unit + 1) * n)}, rows.part(part));
+        }
+    }
 }
 
 void Model::rotate_and_cache(int thread, int layer, const Step& step) {
+    for (const Rows* rows : {&exact_, &prompts_}) rotate_rows(rows->own(thread), layer, step);
+}
+
+// Successive tokens, which share the lines of a block's keys.
+void Model::rotate_rows(Range rows, int layer, const Step& step) {
     const KvLayer kv = kv_layer(layer);
     const float query_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape_.head_dim)));
-    // Successive tokens, which share the lines of a block's keys.
-    const Range own = share(step.n_tokens, thread, pool_.size());
-    for (int t = own.begin; t < own.end; ++t) {
+    for (int t = rows.begin; t < rows.end; ++t) {
         const float *cos = cos_T_.data() + t * shape_.head_dim, *sin = sin_T_.data() + t * shape_.head_dim;
         float* q = q_T_.data() + static_cast<ptrdiff_t>(t) * shape_.n_heads * shape_.head_dim;
         float* k = k_T_.data() + static_cast<ptrdiff_t>(t) * shape_.n_kv_heads * shape_.head_dim;
@@ -207,7 +223,7 @@ void Model::attend(Progress& at, int layer, const Step& step) {
     const int group = shape_.n_heads / shape_.n_kv_heads, query = shape_.n_heads * shape_.head_dim;
     const ptrdiff_t slot = (shape_.head_dim + kLanes - 1) / kLanes * kLanes + 2, att_stride = (query + 3) / 4 * 4;
     float* scratch = reinterpret_cast<float*>(thread_scratch_[static_cast<size_t>(at.thread)].data());
-    std::atomic<int>& next = counters_[static_cast<size_t>(at.phase++)];
+    std::atomic<int>& next = *next_counters(at);
     // Later tiles see more positions: the costly jobs come first, so that the threads finish together.
     for (int taken = next++; taken < static_cast<int>(jobs_.size()); taken = next++) {
         const AttentionJob& job = jobs_[jobs_.size() - 1 - static_cast<size_t>(taken)];
@@ -224,7 +240,7 @@ void Model::attend(Progress& at, int layer, const Step& step) {
         a.chunk_end = job.chunk_end;
         a.scratch = scratch;
         a.partial = partials_.data() + job.partial;
-        (job.token >= n_exact_ ? kernels_->unit->attend : kernels_->attend)(a);
+        (job.token >= prompts_.first ? kernels_->unit->attend : kernels_->attend)(a);
         if (job.split) continue;
         for (int i = 0; i < job.n_tokens * group; ++i) {
             float* out = att_T_.data() + (job.token + i / group) * att_stride +

@@ -1,24 +1,27 @@
 // The products of a step's prompt rows on a matrix unit. See forward.cpp for the order of phases.
 //
 // A unit of work is a few pairs of weight tiles. For each run of columns the pair is dequantized once, into the first
-// level cache, and multiplied with the activations of the whole step, which stay in the second. Sums wait in the
+// level cache, and multiplied with the activations of a part of the rows, which stay in the second. Sums wait in the
 // thread's scratch between runs of columns; adding a run to them rounds as if there were one run.
 
 #include "prompt.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "forward.h"
 
 namespace codellama {
 namespace {
 
-// Columns of a run: a dequantized pair of tiles then takes 36 KB of a 48 KB first-level cache.
+// Columns of a run: a dequantized pair of tiles then takes 24 KB of a 48 KB first-level cache.
 constexpr int kRunBlocks = 12;
 // Activations of a step that fit the second-level cache (2 MB) beside sums and weights; more are fetched again for
 // every unit, so that a unit is then kGroup pairs.
 constexpr size_t kActivationBytes = size_t{5} << 18;
 constexpr int kGroup = 8;
+// Fewest rows of a part.
+constexpr int kPartRows = 256;
 
 int pairs_of(const Matrix& m) { return (m.n_tiles() + kUnitPair - 1) / kUnitPair; }
 
@@ -63,9 +66,9 @@ void Model::sum_pairs(const Matrix& weight, Range pairs, int m_tiles, const uint
     }
 }
 
-void Model::finish_pairs(const Product& product, Range pairs, int n_rows, const float* sums, const float* up) const {
+void Model::finish_pairs(const Product& product, Range pairs, Range rows, const float* sums, const float* up) const {
     const MatrixUnit& unit = *kernels_->unit;
-    const int m_tiles = unit_tiles(n_rows), first_row = n_exact_;
+    const int n_rows = rows.size(), m_tiles = unit_tiles(n_rows), first_tile = (rows.begin - prompts_.first) / kLanes;
     for (int pair = pairs.begin; pair < pairs.end; ++pair) {
         const int column = pair * kUnitPair * kLanes,
                   width = std::min(kUnitPair * kLanes, product.weight->rows - column);
@@ -73,10 +76,10 @@ void Model::finish_pairs(const Product& product, Range pairs, int n_rows, const 
             const ptrdiff_t at = (static_cast<ptrdiff_t>(pair - pairs.begin) * m_tiles + m) * kUnitPair * kUnitSums;
             if (product.gate_up != nullptr) {
                 const ptrdiff_t stride = static_cast<ptrdiff_t>(unit_blocks(product.weight->rows)) * kUnitTile;
-                unit.swiglu(sums + at, up + at, product.tiles + m * stride + pair * kUnitTile);
+                unit.swiglu(sums + at, up + at, product.tiles + (first_tile + m) * stride + pair * kUnitTile);
                 continue;
             }
-            float* out = product.out + (first_row + m * kLanes) * product.out_stride + column;
+            float* out = product.out + (rows.begin + m * kLanes) * product.out_stride + column;
             (product.accumulate ? unit.add : unit.store)(sums + at, std::min(kLanes, n_rows - m * kLanes), width, out,
                                                          product.out_stride);
         }
@@ -88,24 +91,39 @@ int Model::unit_group(const Matrix& weight, int n_rows) const {
     return unit_tile_bytes(n_rows, weight.columns) <= kActivationBytes ? 1 : kGroup;
 }
 
-void Model::multiply_prompts(Progress& at, const Product* products, int n_products, int n_rows, const uint16_t* x) {
-    std::atomic<int>& next = counters_[static_cast<size_t>(at.phase++)];
-    if (n_rows == 0) return;
-    const int m_tiles = unit_tiles(n_rows);
-    UnitScratch scratch = unit_scratch(at.thread);
+// A part dequantizes all weights, which must pay: its activations stay in the cache.
+int Model::fewest_prompt_rows(int columns) {
+    return unit_tile_bytes(kPartRows, columns) <= kActivationBytes ? kPartRows : std::numeric_limits<int>::max();
+}
+
+void Model::multiply_prompts(Progress& at, const Product* products, int n_products, const Rows& rows,
+                             const uint16_t* x) {
+    std::atomic<int>* next = next_counters(at);
+    if (rows.size == 0) return;
+    for (int i = 0; i < rows.n_parts; ++i) {
+        const int part = (rows.part_of(at.thread) + i) % rows.n_parts;
+        multiply_prompt_part(next[part], at.thread, products, n_products, rows.part(part), x);
+    }
+}
+
+void Model::multiply_prompt_part(std::atomic<int>& next, int thread, const Product* products, int n_products,
+                                 Range rows, const uint16_t* x) {
+    const int m_tiles = unit_tiles(rows.size()), first_tile = (rows.begin - prompts_.first) / kLanes;
+    UnitScratch scratch = unit_scratch(thread);
     int taken = next++, index = 0;  // units of all products are numbered through
     for (int i = 0; i < n_products; ++i) {
         const Product& product = products[i];
         const int n_pairs = pairs_of(*product.weight);
-        const int group = std::max(1, unit_group(*product.weight, n_rows) / (product.gate_up != nullptr ? 2 : 1));
+        const int group = std::max(1, unit_group(*product.weight, rows.size()) / (product.gate_up != nullptr ? 2 : 1));
         const int n_units = (n_pairs + group - 1) / group;
+        const uint16_t* own = x + ptrdiff_t{first_tile} * unit_blocks(product.weight->columns) * kUnitTile;
         for (; taken - index < n_units; taken = next++) {
             const int first = (taken - index) * group;
             const Range pairs = {first, std::min(n_pairs, first + group)};
             float* up = scratch.sums + static_cast<ptrdiff_t>(group) * m_tiles * kUnitPair * kUnitSums;
-            sum_pairs(*product.weight, pairs, m_tiles, x, scratch, scratch.sums);
-            if (product.gate_up != nullptr) sum_pairs(*product.gate_up, pairs, m_tiles, x, scratch, up);
-            finish_pairs(product, pairs, n_rows, scratch.sums, up);
+            sum_pairs(*product.weight, pairs, m_tiles, own, scratch, scratch.sums);
+            if (product.gate_up != nullptr) sum_pairs(*product.gate_up, pairs, m_tiles, own, scratch, up);
+            finish_pairs(product, pairs, rows, scratch.sums, up);
         }
         index += n_units;
     }

@@ -396,6 +396,7 @@ void check_forward(const std::string& isa) {
         const std::vector<float> whole = isa == "portable" ? portable_logits(format) : logits_of(isa, 1, format, {530});
         const std::string name = isa + " forward of format " + std::to_string(static_cast<int>(format));
         check(whole == logits_of(isa, 3, format, {200, 17, 311, 1, 1}), name + " in chunks on 3 threads, to the bit");
+        check(whole == logits_of(isa, 5, format, {530}), name + " at once on 5 threads, to the bit");
         const std::vector<float>& portable = portable_logits(format);
         double error = 0, size = 0;
         for (size_t i = 0; i < whole.size(); ++i) {
@@ -475,6 +476,35 @@ void check_ahead() {
     check(ok && !ahead.fetch(), "what is ahead is fetched once");
 }
 
+// Whatever their number, threads share all rows, each once, and each keeps to the part that it begins with.
+void check_parts() {
+    bool ok = true;
+    for (int size : {0, 1, 2, 31, 33, 127, 128, 255, 256, 300, 512, 701}) {
+        for (int threads : {1, 2, 3, 5, 16}) {
+            for (int fewest : {1, 32, 128, 256}) {
+                const Rows rows = Rows::cut(7, size, fewest, threads);
+                ok = ok && rows.n_parts >= 1 && rows.n_parts <= threads && (rows.n_parts - 1) * fewest <= size;
+                std::vector<int> owners(static_cast<size_t>(rows.end()), 0);
+                for (int thread = 0; thread < threads; ++thread) {
+                    const Range own = rows.own(thread), part = rows.part(rows.part_of(thread));
+                    ok = ok && own.begin <= own.end && part.begin <= own.begin && own.end <= part.end;
+                    for (int r = own.begin; r < own.end; ++r) ++owners[static_cast<size_t>(r)];
+                }
+                for (int r = 0; r < rows.end(); ++r) ok = ok && owners[static_cast<size_t>(r)] == (r >= 7 ? 1 : 0);
+                int next = rows.first;
+                for (int i = 0; i < rows.n_parts; ++i) {
+                    ok = ok && rows.part(i).begin == next;
+                    ok = ok && (next == rows.end() || (next - rows.first) % Rows::kStep == 0);
+                    next = rows.part(i).end;
+                }
+                ok = ok && next == rows.end();
+            }
+        }
+    }
+    check(ok, "threads share all rows");
+    check(Rows::cut(0, 1, 128, 4).own(0).size() == 1, "a single row is the first thread's");
+}
+
 void check_set(const std::string& isa, const std::vector<std::string>& present) {
     const Kernels& k = *choose_kernels(isa);
     for (int f = 0; f < kFormats; ++f) {
@@ -508,6 +538,7 @@ int main(int argc, char** argv) {
     try {
         check_pool();
         check_ahead();
+        check_parts();
         for (const std::string& isa : wanted.empty() ? present : wanted) check_set(isa, present);
     } catch (const std::exception& error) { check(false, error.what()); }
     std::printf("%d passed, %d failed\n", passed, failed);

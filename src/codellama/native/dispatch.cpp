@@ -36,7 +36,8 @@ bool has_avx512() {  // Ice Lake 2019, Zen 4 2022; the compiler's test includes 
 bool has_amx() {
 #if defined(__linux__)
     unsigned a, b, c, d;
-    if (!has_avx512() || __get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 || (a & 1u << 5) == 0)
+    if (!has_avx512() || !__builtin_cpu_supports("avx512vbmi") || __get_cpuid_count(7, 1, &a, &b, &c, &d) == 0 ||
+        (a & 1u << 5) == 0)
         return false;  // AVX512_BF16
     constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kAll = kBf16 | kTile | kInt8;
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kAll) != kAll) return false;

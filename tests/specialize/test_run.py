@@ -26,7 +26,7 @@ from codellama.specialize.measure import by_position, score_texts
 from codellama.specialize.run import GateError, held_out, run_pipeline
 from codellama.specialize.stages import Gate, Pipeline
 from codellama.specialize.trainer import StepRecord
-from codellama.weights.adapter_file import read_own_adapter
+from codellama.weights.adapter_file import read_own_adapter, stacked, write_adapter
 from codellama.weights.load import open_model
 
 from .test_trainer import FULL32, LORA, RECIPE
@@ -223,8 +223,14 @@ def test_from_sources_to_a_model_that_fills_a_middle(smollm2_path: Path, tmp_pat
     assert (run / "smol-135m-lora" / "adapter.safetensors").stat().st_size < 25e6
     more = ["--out", str(tmp_path / "more"), "--tokens", "2048", "--base", str(smollm2_path)]
     adapter = run / "smol-135m-lora" / "adapter.safetensors"
-    codellama("specialize", "smol-135m", str(corpus), *more, "--adapter", str(adapter))
-    assert (tmp_path / "more" / "smol-135m-lora" / "adapter.safetensors").is_file()
+    once = read_own_adapter(adapter)
+    twice = tmp_path / "stacked.safetensors"
+    write_adapter(twice, *stacked(once, once))
+    other = ["--adapter", str(twice), "--spans", "line=0.5,rest=0.5", "--suffix-first", "0.6"]
+    codellama("specialize", "smol-135m", str(corpus), *more, *other)
+    trained_on = read_own_adapter(tmp_path / "more" / "smol-135m-lora" / "adapter.safetensors")
+    name = next(name for name in once.arrays if name.endswith(".a"))
+    assert trained_on.arrays[name].shape[0] == 2 * once.arrays[name].shape[0]  # its own rank
     (tmp_path / "suffix").write_text("\n\nprint(add(1, 2))\n")
     answer = json.loads(
         codellama(
@@ -244,6 +250,18 @@ def test_bad_input_is_one_line(
         (
             ["specialize", "smol-135m", str(tmp_path), "-o", str(tmp_path), "--mix", "a=0.2"],
             "add up to 1",
+        ),
+        (
+            ["specialize", "smol-135m", str(tmp_path), "-o", str(tmp_path), "--spans", "word=1"],
+            "no kind word",
+        ),
+        (
+            ["specialize", "smol-135m", str(tmp_path), "-o", str(tmp_path), "--spans", "line"],
+            "could not convert",
+        ),
+        (
+            ["specialize", "smol-135m", str(tmp_path), "-o", str(tmp_path), "--suffix-first", "2"],
+            "between 0 and 1",
         ),
         (["plan", "smol-135m", "--profile", "phone"], "no profile 'phone'"),
         (["plan", "smol-135m", "--share", "2"], "share between 0 and 1"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json as json_module
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -49,6 +49,13 @@ def specialize(
     mix: Annotated[
         str | None, typer.Option(help="Shares of the tokens: python=0.9,code=0.1.")
     ] = None,
+    spans: Annotated[
+        str | None, typer.Option(help="Kinds of middles and their weights: line=0.5,rest=0.5.")
+    ] = None,
+    suffix_first: Annotated[
+        float | None,
+        typer.Option("--suffix-first", help="Share of middles in that order.", show_default="0.5"),
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so long; the same command goes on.")
     ] = None,
@@ -77,6 +84,9 @@ def specialize(
     from codellama.specialize.stages import profile as find_profile
 
     chosen = _with_mix(_with_tokens(find_pipeline(recipe), tokens), mix)
+    chosen = _with_middles(chosen, spans, suffix_first)
+    if adapter is not None:
+        chosen = _with_rank_of(chosen, adapter)
     machine = replace(find_profile(profile), threads=threads)
     sets = {name: as_documents(records) for name, records in load_corpus(corpus).items()}
     parallel = start_parallel(machine)
@@ -223,6 +233,46 @@ def _with_mix(pipeline: Pipeline, text: str | None) -> Pipeline:
     except ValueError as error:
         raise RequestError(f"--mix {text!r}: {error}; for example python=0.9,code=0.1") from None
     return replace(pipeline, stages=stages)
+
+
+def _with_middles(pipeline: Pipeline, spans: str | None, suffix_first: float | None) -> Pipeline:
+    """Other middles in every stage that infills."""
+    from codellama.specialize.recipe import SpanKind
+
+    changes: dict[str, Any] = {} if suffix_first is None else {"spm": suffix_first}
+    try:
+        if spans is not None:
+            pairs = [part.partition("=") for part in spans.split(",")]
+            changes["spans"] = tuple((kind.strip(), float(weight)) for kind, _, weight in pairs)
+            if unknown := {kind for kind, _ in changes["spans"]} - set(get_args(SpanKind)):
+                raise ValueError(f"no kind {', '.join(sorted(unknown))}")
+        stages = tuple(
+            stage
+            if stage.infilling is None
+            else replace(stage, infilling=replace(stage.infilling, **changes))
+            for stage in pipeline.stages
+        )
+    except ValueError as error:
+        kinds = ", ".join(get_args(SpanKind))
+        raise RequestError(
+            f"--spans {spans}, --suffix-first {suffix_first}: {error}; kinds are {kinds}"
+        ) from None
+    return replace(pipeline, stages=stages)
+
+
+def _with_rank_of(pipeline: Pipeline, adapter: Path) -> Pipeline:
+    """The first stage goes on at the adapter's rank, which stages before may have stacked up."""
+    from codellama.weights.adapter_file import read_own_adapter
+
+    first, *rest = pipeline.stages
+    if first.lora is None:
+        return pipeline
+    read = read_own_adapter(adapter)
+    rank = next((array.shape[0] for name, array in read.arrays.items() if name.endswith(".a")), 0)
+    if rank < 1:
+        return pipeline
+    lora = replace(first.lora, rank=rank, alpha=read.scale * rank)
+    return replace(pipeline, stages=(replace(first, lora=lora), *rest))
 
 
 def _needs_torch() -> None:

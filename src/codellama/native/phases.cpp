@@ -119,8 +119,8 @@ void Model::multiply_range(const Product& product, Range tiles, Range rows, cons
                 continue;
             }
             const int n_rows = std::min(most, rows.end - row);
-            // A remainder of fewer rows may take another number of tiles at once: one by one if it is larger.
-            const int own = tiles_of_call(*kernels_, floats, n_rows), step = own <= n_tiles ? own : 1;
+            // A remainder of fewer rows may take another number of tiles at once: one by one if that does not divide.
+            const int own = tiles_of_call(*kernels_, floats, n_rows), step = n_tiles % own == 0 ? own : 1;
             for (int t = tile; t < tile + n_tiles; t += step) {
                 multiply_part(product, {t, t + step}, {row, row + n_rows}, x, false);
             }

@@ -223,12 +223,17 @@ def _with_tokens(pipeline: Pipeline, tokens: int | None) -> Pipeline:
     return replace(pipeline, stages=tuple(map(shorter, pipeline.stages)))
 
 
+def _weights(text: str) -> tuple[tuple[str, float], ...]:
+    """NAME=NUMBER,… as pairs. ValueError where a number is none."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    return tuple((name.strip(), float(weight)) for name, _, weight in pairs)
+
+
 def _with_mix(pipeline: Pipeline, text: str | None) -> Pipeline:
     if text is None:
         return pipeline
     try:
-        pairs = [part.partition("=") for part in text.split(",")]
-        mix = tuple((name.strip(), float(share)) for name, _, share in pairs)
+        mix = _weights(text)
         stages = tuple(replace(stage, mix=mix) for stage in pipeline.stages)
     except ValueError as error:
         raise RequestError(f"--mix {text!r}: {error}; for example python=0.9,code=0.1") from None
@@ -242,8 +247,7 @@ def _with_middles(pipeline: Pipeline, spans: str | None, suffix_first: float | N
     changes: dict[str, Any] = {} if suffix_first is None else {"spm": suffix_first}
     try:
         if spans is not None:
-            pairs = [part.partition("=") for part in spans.split(",")]
-            changes["spans"] = tuple((kind.strip(), float(weight)) for kind, _, weight in pairs)
+            changes["spans"] = _weights(spans)
             if unknown := {kind for kind, _ in changes["spans"]} - set(get_args(SpanKind)):
                 raise ValueError(f"no kind {', '.join(sorted(unknown))}")
         stages = tuple(

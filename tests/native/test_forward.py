@@ -231,6 +231,17 @@ def test_company_changes_no_bit(
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n", [7, 17, 18, 33])
+def test_many_answers_at_once_change_no_bit(isa: str, n: int) -> None:
+    """Remainders of one and two rows beside sixteen: kernels then take other numbers of tiles."""
+    weights = Weights(replace(TINY, dim=256, ffn_dim=160, head_dim=64), GGMLType.Q4_0)
+    runner = NativeRunner(weights, context=64, n_blocks=n, threads=1, isa=isa)
+    parts = [([token], 0, range(i, i + 1)) for i, token in enumerate(tokens_of(n, 101, seed=n))]
+    alone = np.concatenate([run(runner, [part], n_decode=1) for part in parts])
+    np.testing.assert_array_equal(run(runner, parts, n_decode=n), alone)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_prompts_beside_answers_change_no_bit(isa: str) -> None:
     """An answer's tokens alone, several at once, and beside prompts; the prompts likewise."""
     weights = Weights(replace(TINY, dim=256, ffn_dim=160, head_dim=64), GGMLType.Q4_0)

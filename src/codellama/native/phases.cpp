@@ -159,6 +159,8 @@ void Model::multiply(Progress& at, const Product* products, int n_products, cons
 
 void Model::multiply_exact(Progress& at, const Product* products, int n_products, const Rows& rows, const float* x,
                            ptrdiff_t x_stride) {
+    std::atomic<int>* next = next_counters(at);
+    if (rows.size == 0) return;
     const Activations activations = {reinterpret_cast<const XBlock*>(quantized_.data()), x_blocks_, x, x_stride};
     int n_tiles = 0, most = 1, at_once = 1;
     ptrdiff_t row_bytes = 1;
@@ -183,7 +185,6 @@ void Model::multiply_exact(Progress& at, const Product* products, int n_products
             }
         }
     };
-    std::atomic<int>* next = next_counters(at);
     if (rows.size < kDynamicRows) return tiles(share(n_tiles, at.thread, pool_.size()), {rows.first, rows.end()});
     const int n = at_once > 1 ? at_once : kTilesPerUnit;
     for (int i = 0; i < rows.n_parts; ++i) {

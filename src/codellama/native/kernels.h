@@ -20,6 +20,7 @@ constexpr int kLanes = 16;        // rows of a tile; positions of a KV block
 constexpr int kBlock = 32;        // columns that share one activation scale
 constexpr int kSuperBlock = 256;  // columns that share a K-quant's float scale
 constexpr int kChunk = 512;       // KV positions whose softmax is computed at once; see attention.inc
+constexpr int kRowChunk = 64;     // logits whose weights are summed as one
 
 enum class Format : uint8_t { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, kCount };
 constexpr int kFormats = static_cast<int>(Format::kCount);
@@ -149,6 +150,11 @@ struct Kernels {
     void (*attend)(const Attend& job);
     void (*merge)(float* into, const float* from, int head_pad);     // two partials of one row
     void (*finish)(const float* partial, int head_dim, float* out);  // out = o / sum
+
+    // Of every chunk of a row of logits: Σ exp((logit − peak) · scale), and the largest value. `weights` gets the
+    // exponentials where it is not null.
+    void (*weigh)(const float* logits, int n_chunks, float peak, float scale, float* weights, float* sums);
+    void (*chunk_maxima)(const float* values, int n_chunks, float* maxima);
 };
 
 // Null where the machine lacks the instruction set or the build does not carry it.

@@ -1,6 +1,7 @@
 // Passes over one row of logits, for sampling: what a vocabulary of 49,152 makes too slow in NumPy.
 //
-// Float sums run in 16 lanes and then in double, in an order that no instruction set changes.
+// Sums of 64 weights run in 16 lanes, those of sums in double, in an order that no instruction set changes; weights are
+// rounded as its multiply-adds are.
 
 #pragma once
 
@@ -9,7 +10,7 @@
 namespace codellama {
 
 // All take the largest of the logits (`peak`) and weigh a token exp((logit − peak) / temperature), to a relative error
-// of 3e-6 where that is above e^-20, and 0 below 2^-125. n ≥ 1, temperature > 0, logits without NaN.
+// of 3e-6 where that is above e^-20, and 0 below 2^-126.5. n ≥ 1, temperature > 0, logits without NaN.
 
 // What is left to draw from: of the top_k likeliest tokens (0, or as many as there are: all), the fewest likeliest that
 // hold the share top_p of their weights (1: all), without those that weigh less than min_p.

@@ -220,6 +220,33 @@ void check_rows(const Kernels& k, const Kernels& portable) {
     check(std::memcmp(a.data(), b.data(), sizeof(XBlock) * 8) == 0, std::string(k.name) + " quantizes alike");
 }
 
+// Weights of logits and what is found of their chunks, against float64.
+void check_logits(const Kernels& k) {
+    constexpr int kChunks = 5, kSize = kChunks * kRowChunk;
+    std::vector<float> x = normal(kSize, 9.0f), weights(kSize), sums(kChunks), bare(kChunks), maxima(kChunks);
+    x[70] = -INFINITY;
+    x[3] = 40.0f;
+    k.weigh(x.data(), kChunks, 40.0f, 0.7f, weights.data(), sums.data());
+    k.weigh(x.data(), kChunks, 40.0f, 0.7f, nullptr, bare.data());
+    k.chunk_maxima(x.data(), kChunks, maxima.data());
+    bool weighed = weights[70] == 0 && weights[3] == 1, summed = sums == bare, largest = true;
+    for (size_t c = 0; c < kChunks; ++c) {
+        double sum = 0;
+        float top = -INFINITY;
+        for (size_t i = c * kRowChunk; i < (c + 1) * kRowChunk; ++i) {
+            const double want = std::exp((static_cast<double>(x[i]) - 40.0) * 0.7);
+            weighed = weighed && std::abs(weights[i] - want) <= 3e-6 * want + 1e-30;
+            sum += weights[i];
+            top = std::max(top, x[i]);
+        }
+        summed = summed && std::abs(sums[c] - sum) <= 5e-7 * sum;
+        largest = largest && maxima[c] == top;
+    }
+    check(weighed, std::string(k.name) + " weighs logits");
+    check(summed, std::string(k.name) + " sums their weights");
+    check(largest, std::string(k.name) + " finds the largest of their chunks");
+}
+
 float to_bf16(float x) {  // nearest, ties to even
     uint32_t u;
     std::memcpy(&u, &x, 4);
@@ -521,6 +548,7 @@ void check_set(const std::string& isa, const std::vector<std::string>& present) 
         }
     }
     check_rows(k, *choose_kernels("portable"));
+    check_logits(k);
     check_cached_attention(k, *choose_kernels("portable"));
     check_many_rows(k);
     if (k.unit != nullptr) check_unit_attention(k);

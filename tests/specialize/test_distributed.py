@@ -5,6 +5,7 @@ checkpoints are read by any number; a 512-rank layout is tried without any.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from codellama.model.config import PUBLISHED
 from codellama.model.llama import Llama
 from codellama.specialize import distributed
 from codellama.specialize.base import load_base
+from codellama.specialize.context import gathered_attention
 from codellama.specialize.dataset import Document, build_dataset
 from codellama.specialize.export import trained_model
 from codellama.specialize.forward import PackedLoss, attend_pieces
 from codellama.specialize.parallel import Parallel
-from codellama.specialize.recipe import Profile
+from codellama.specialize.recipe import Profile, Recipe
 from codellama.specialize.stages import profile as find_profile
 from codellama.specialize.trainer import Trainer
 from codellama.weights.export import export_gguf
@@ -30,11 +32,12 @@ from codellama.weights.load import open_model
 from codellama.weights.torch_model import load_llama
 
 from .conftest import TINY
-from .test_trainer import FULL32, RECIPE, trainer
+from .test_trainer import FULL32, LORA, RECIPE, trainer
 
 LENGTHS = [5, 9, 2]
 ROWS = 2
 STEPS = 3
+Mesh = tuple[tuple[str, int], ...]
 pytestmark = pytest.mark.slow
 
 
@@ -143,7 +146,7 @@ def context(rank: int, size: int, folder: str) -> None:
     out = attend_pieces(want[0], want[1], want[2], LENGTHS).unflatten(-1, (4, 8))
     (out * slope).sum().backward()
     own = [t.chunk(size, 1)[rank].clone().requires_grad_() for t in whole]
-    got = distributed.gathered_attention(own[0], own[1], own[2], LENGTHS, dist.group.WORLD)
+    got = gathered_attention(own[0], own[1], own[2], LENGTHS, dist.group.WORLD)
     (got * slope.chunk(size, 1)[rank]).sum().backward()
     assert torch.allclose(got, out.chunk(size, 1)[rank], atol=1e-6)
     for a, b in zip(own, want, strict=True):
@@ -177,43 +180,65 @@ def test_a_mesh_of_another_size_is_refused(tmp_path: Path) -> None:
     assert replace(Profile(), mesh=(("dp", 1),)).mesh
 
 
-def specialize(rank: int, size: int, folder: str, base: str, until: int | None) -> None:
+def specialize(
+    rank: int, size: int, folder: str, base: str, recipe: Recipe, mesh: Mesh, until: int | None
+) -> None:
     start(rank, size, folder + f"/{size}")
     documents = json.loads((Path(folder) / "documents.json").read_text())
-    parallel = Parallel(replace(FULL32, mesh=(("dp", size),)))
+    parallel = Parallel(replace(FULL32, mesh=mesh))
     loaded = load_base(Path(base), infill=True)
     corpus = {"code": [Document(*d) for d in documents]}
     with parallel.first():
         data = build_dataset(
-            RECIPE, corpus, loaded.tokenizer, loaded.end, Path(folder) / "run" / "data"
+            recipe, corpus, loaded.tokenizer, loaded.end, Path(folder) / "run" / "data"
         )
-    run = Trainer(loaded, RECIPE, FULL32, data, Path(folder) / "run", parallel=parallel)
+    run = Trainer(loaded, recipe, FULL32, data, Path(folder) / "run", parallel=parallel)
     run.train(until=until)
     if until is None:
         run.finish()
         if rank == 0:
-            model = trained_model(loaded, None, name="shared")
+            model = trained_model(loaded, run.new_rows, name="shared")
             export_gguf(model, Path(folder) / "shared.gguf")
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize(
+    ("recipe", "meshes"),
+    [
+        (RECIPE, ((("dp", 2),), (("dp", 4),))),
+        (RECIPE, ((("tp", 2),), (("dp", 2), ("tp", 2)))),
+        (RECIPE, ((("cp", 2),), (("dp", 2), ("cp", 2)))),
+        (RECIPE, ((("dp", 2), ("cp", 2)), (("cp", 2), ("tp", 2)))),
+        (LORA, ((("dp", 2),), (("dp", 2), ("cp", 2)))),
+    ],
+    ids=["dp", "tp", "cp", "cp with both", "adapters"],
+)
 def test_the_trainer_shared_out_is_the_trainer_alone(
-    tiny_base: Path, documents: list[Document], tmp_path: Path
+    tiny_base: Path,
+    documents: list[Document],
+    tmp_path: Path,
+    recipe: Recipe,
+    meshes: tuple[Mesh, Mesh],
 ) -> None:
-    """Two processes, then four from their checkpoint; the model that they export is the same."""
-    one, want = trainer(tiny_base, documents, None)
+    """Some processes, then others from their checkpoint; the model that they export is the same."""
+    one, want = trainer(tiny_base, documents, None, recipe=recipe)
     one.train()
     (tmp_path / "documents.json").write_text(json.dumps([[d.id, d.text] for d in documents]))
-    for size, until in ((2, 2), (4, None)):
-        (tmp_path / str(size)).mkdir()
-        mp.spawn(specialize, (size, str(tmp_path), str(tiny_base), until), nprocs=size)
+    for mesh, until in zip(meshes, (2, None), strict=True):
+        size = math.prod(count for _, count in mesh)
+        (tmp_path / str(size)).mkdir(exist_ok=True)
+        (tmp_path / str(size) / "store").unlink(missing_ok=True)
+        arguments = (size, str(tmp_path), str(tiny_base), recipe, mesh, until)
+        mp.spawn(specialize, arguments, nprocs=size)
     lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, one.steps + 1))
     assert [line["loss"] for line in lines] == pytest.approx([r.loss for r in want], rel=1e-4)
     assert [line["gradient_norm"] for line in lines] == pytest.approx(
         [r.gradient_norm for r in want], rel=1e-3
     )
-    shared = load_llama(open_model(tmp_path / "shared.gguf"))
+    one.finish()
+    export_gguf(trained_model(one.base, one.new_rows, name="one"), tmp_path / "one.gguf")
+    shared, single = (load_llama(open_model(tmp_path / f"{n}.gguf")) for n in ("shared", "one"))
     ids = torch.tensor([[5, 300, 2, 8]])
     with torch.no_grad():
-        assert torch.allclose(shared(ids), one.base.model(ids), atol=1e-2)
+        assert torch.allclose(shared(ids), single(ids), atol=1e-2)

@@ -64,6 +64,14 @@ def specialize(
     ] = None,
     type: Annotated[str, typer.Option("--type", "-t", help="Of a .gguf export.")] = "Q8_0",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    cp: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes of torchrun's that share a row.", show_default="1"),
+    ] = None,
+    tp: Annotated[
+        int | None,
+        typer.Option(min=1, help="… that share every layer.", show_default="the profile's, or 1"),
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also log to OUT/tensorboard.")
     ] = False,
@@ -87,7 +95,7 @@ def specialize(
     chosen = _with_middles(chosen, spans, suffix_first)
     if adapter is not None:
         chosen = _with_rank_of(chosen, adapter)
-    machine = replace(find_profile(profile), threads=threads)
+    machine = _with_axes(replace(find_profile(profile), threads=threads), cp=cp, tp=tp)
     sets = {name: as_documents(records) for name, records in load_corpus(corpus).items()}
     parallel = start_parallel(machine)
     speaks = parallel is None or not parallel.rank
@@ -277,6 +285,13 @@ def _with_rank_of(pipeline: Pipeline, adapter: Path) -> Pipeline:
         return pipeline
     lora = replace(first.lora, rank=rank, alpha=read.scale * rank)
     return replace(pipeline, stages=(replace(first, lora=lora), *rest))
+
+
+def _with_axes(profile: Profile, **counts: int | None) -> Profile:
+    """With these axes of its mesh, where one was named; 1 leaves an axis out."""
+    axes = dict(profile.mesh) | {name: n for name, n in counts.items() if n is not None}
+    mesh = [(name, axes[name]) for name in ("dp", "cp", "tp") if name in axes]
+    return replace(profile, mesh=tuple(m for m in mesh if m[0] == "dp" or m[1] > 1))
 
 
 def _needs_torch() -> None:

@@ -1,29 +1,26 @@
-"""Past one device: a mesh, sharded weights (FSDP2), tensor and context parallelism, sharded
-checkpoints, and a dry run of a large layout on one machine.
+"""Past one device: a mesh, sharded weights (FSDP2), tensor parallelism, sharded checkpoints, and a
+dry run of a large layout on one machine.
 
 A plain torch.distributed program: torchrun, Slurm, Kubernetes or Ray Train start the same entry
 point, and torch's own parts do the work. What is ours is the glue: which matrices are cut which
-way, and context parallelism by gathering keys and values, which runs on every backend (torch's ring
-attention has no sharding rule for CPU tensors in 2.13).
-
-Every rank reads the same global plan and takes rows rank, rank + size, … of a step; the loss is
-divided by the weights of the whole batch, so the number of ranks changes nothing but speed.
+way. A mesh has up to three axes, in this order: "dp" takes other rows, "cp" other tokens of a row
+(context.py), "tp" other heads and columns of the same. Weights are sharded over dp and cp together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -33,25 +30,27 @@ from torch.distributed.tensor.parallel import (
 from codellama.errors import RequestError
 from codellama.model.config import ModelConfig
 from codellama.model.llama import Block, Llama
+from codellama.specialize.context import Context
 from codellama.specialize.forward import PackedLoss
 from codellama.specialize.recipe import Profile
 from codellama.specialize.speed import compute_dtype
 
-__all__ = [
-    "DryRun", "build_mesh", "dry_run", "gathered_attention", "load_sharded", "save_sharded",
-    "shard",
-]  # fmt: skip
+__all__ = ["AXES", "DryRun", "build_mesh", "dry_run", "load_sharded", "save_sharded", "shard"]
+
+AXES = ("dp", "cp", "tp")
+"""Of a mesh, from the outermost: ranks next to each other, on one machine, share layers."""
 
 
 def build_mesh(profile: Profile) -> DeviceMesh:
     """The profile's mesh over all ranks; torch.distributed must be initialized.
 
-    Raises RequestError when its size is not the number of ranks.
+    Raises RequestError for other axes than AXES, or when its size is not the number of ranks.
     """
     axes = profile.mesh or (("dp", dist.get_world_size()),)
-    size = 1
-    for _, count in axes:
-        size *= count
+    if [name for name in AXES if name in dict(axes)] != [name for name, _ in axes]:
+        found = ", ".join(name for name, _ in axes)
+        raise RequestError(f"profile {profile.name}: a mesh of {found}; axes are dp, cp, tp, once")
+    size = math.prod(count for _, count in axes)
     if size != dist.get_world_size():
         shape = " × ".join(f"{name} {count}" for name, count in axes)
         raise RequestError(
@@ -64,22 +63,38 @@ def build_mesh(profile: Profile) -> DeviceMesh:
 
 
 def shard(module: PackedLoss, mesh: DeviceMesh, profile: Profile) -> None:
-    """Cut the model over the mesh, in place: "tp" splits heads and ffn_dim, "dp" shards all weights
-    and gradients layer by layer.
+    """Cut the model over the mesh, in place: "tp" splits heads and ffn_dim; "dp" and "cp" shard all
+    weights and gradients layer by layer, and "cp" the tokens of a row.
 
-    Raises RequestError when heads do not divide.
+    Raises RequestError when heads or dimensions do not divide.
     """
     names = mesh.mesh_dim_names or ()
     if "tp" in names:
         _split_layers(module.model, mesh["tp"])
-    if "dp" in names:
-        policy = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16 if compute_dtype(profile) == torch.bfloat16 else None,
-            reduce_dtype=torch.float32,
+    if "cp" in names:
+        module.context = Context(mesh["cp"].get_group())
+    over = tuple(name for name in names if name != "tp")
+    if not over:
+        return
+    shards = mesh[over[0]] if len(over) == 1 else mesh[over]._flatten("_".join(over))
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if compute_dtype(profile) == torch.bfloat16 else None,
+        reduce_dtype=torch.float32,
+    )
+    if "tp" in names and module.model.config.dim % shards.size():
+        raise RequestError(
+            f"dim {module.model.config.dim} does not divide by {' x '.join(over)} {shards.size()}"
         )
-        for block in module.model.layers:
-            fully_shard(block, mesh=mesh["dp"], mp_policy=policy)
-        fully_shard(module, mesh=mesh["dp"], mp_policy=policy)
+    for part in (*module.model.layers, module):
+        fully_shard(part, mesh=shards, mp_policy=policy, shard_placement_fn=_other_dimension)
+
+
+def _other_dimension(parameter: nn.Parameter) -> Shard | None:
+    """Along columns where "tp" has cut the rows: cut twice along one, whole tensors are not put
+    together and taken apart again as simply.
+    """
+    rows_cut = isinstance(parameter, DTensor) and parameter.placements[0].is_shard(0)
+    return Shard(1) if rows_cut else None
 
 
 def _split_layers(model: Llama, mesh: DeviceMesh) -> None:
@@ -102,61 +117,6 @@ def _split_layers(model: Llama, mesh: DeviceMesh) -> None:
         parallelize_module(block, mesh, plan)
         block.attention.n_heads //= size
         block.attention.n_kv_heads //= size
-
-
-class _Gather(torch.autograd.Function):
-    """All ranks' chunks joined along dim 1; the gradient of a chunk is summed over the ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(parts, x.contiguous(), group=group)
-        return torch.cat(parts, 1)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor, None]:
-        (slope,) = slopes
-        size, rank = dist.get_world_size(ctx.group), dist.get_rank(ctx.group)
-        total = slope.contiguous()
-        dist.all_reduce(total, group=ctx.group)
-        return total.chunk(size, 1)[rank].contiguous(), None
-
-
-def gathered_attention(
-    q_1CNH: Tensor, k_1CKH: Tensor, v_1CKH: Tensor, lengths: Sequence[int], group: Any
-) -> Tensor:
-    """Causal attention inside pieces for this rank's C tokens of a row cut over the ranks.
-
-    Every rank holds an equal, contiguous chunk; keys and values are gathered, queries stay. Memory
-    of a layer's keys and values is that of the whole row, of everything else a rank's share.
-
-    Args:
-        lengths: of the pieces of the whole row; they add up to C · ranks.
-
-    Returns:
-        [1, C, N, H].
-    """
-    rank, own = dist.get_rank(group), q_1CNH.shape[1]
-    k_1TKH: Tensor = _Gather.apply(k_1CKH, group)  # type: ignore[no-untyped-call]
-    v_1TKH: Tensor = _Gather.apply(v_1CKH, group)  # type: ignore[no-untyped-call]
-    grouped = q_1CNH.shape[2] != k_1TKH.shape[2]
-    low, high = rank * own, (rank + 1) * own
-    outs, start = [], 0
-    for length in lengths:
-        begin, end = max(start, low), min(start + length, high)
-        if begin < end:
-            q = q_1CNH[:, begin - low : end - low]
-            k, v = k_1TKH[:, start:end], v_1TKH[:, start:end]
-            rows = torch.arange(begin - start, end - start, device=q.device)
-            seen = rows[:, None] >= torch.arange(end - start, device=q.device)
-            out = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
-                attn_mask=seen, enable_gqa=grouped,
-            )  # fmt: skip
-            outs.append(out.transpose(1, 2))
-        start += length
-    return torch.cat(outs, 1)
 
 
 def save_sharded(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -207,10 +167,8 @@ def dry_run(config: ModelConfig, profile: Profile) -> DryRun:
 
     if dist.is_initialized():
         raise RequestError("a dry run needs a process without torch.distributed")
-    ranks = 1
-    for _, count in profile.mesh:
-        ranks *= count
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=max(1, ranks))
+    ranks = math.prod(count for _, count in profile.mesh)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         with torch.device("meta"):
             module = PackedLoss(Llama(config))
@@ -219,7 +177,7 @@ def dry_run(config: ModelConfig, profile: Profile) -> DryRun:
         own = sum(_local_elements(p) for p in module.parameters())
     finally:
         dist.destroy_process_group()
-    return DryRun(max(1, ranks), own, config.n_parameters, 16 * own)
+    return DryRun(ranks, own, config.n_parameters, 16 * own)
 
 
 def _local_elements(parameter: Tensor) -> int:

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from codellama.model.llama import Attention, Llama, rope_angles
 from codellama.specialize.attention import SoftmaxSlopes, attend_pieces, softmax_slopes
+from codellama.specialize.context import Context
 from codellama.specialize.lora import NewRows
 
 __all__ = [
@@ -44,6 +45,8 @@ class PackedLoss(nn.Module):
     Attributes:
         entropy: loss and slopes of a chunk; training may put a compiled version in its place.
         slopes: of the softmax of short pieces; the same.
+        context: where a row is cut over processes, this one among them; then the loss is that of
+            its tokens alone.
     """
 
     def __init__(
@@ -57,17 +60,24 @@ class PackedLoss(nn.Module):
         self.model, self.new_rows, self.recompute = model, new_rows, recompute
         self.entropy: Entropy = entropy
         self.slopes: SoftmaxSlopes = softmax_slopes
+        self.context: Context | None = None
 
     def forward(self, tokens_T: Tensor, lengths: Sequence[int], weights_T: Tensor) -> Tensor:
         """Σ weight · cross-entropy; weights_T[i] is that of predicting token i + 1 from i."""
-        rows = self.new_rows
+        rows, context = self.new_rows, self.context
+        targets_T = tokens_T.roll(-1)
+        if context is not None:
+            tokens_T, pieces, weights_T = context.padded(tokens_T, lengths, weights_T)
+            targets_T, lengths = context.own(tokens_T.roll(-1)), pieces
+            tokens_T, weights_T = context.own(tokens_T), context.own(weights_T)
         hidden_TD = packed_hidden(
-            self.model, tokens_T, lengths, embed=rows, recompute=self.recompute, slopes=self.slopes
-        )
+            self.model, tokens_T, lengths, embed=rows, recompute=self.recompute,
+            slopes=self.slopes, context=context,
+        )  # fmt: skip
         return chunked_loss(
             hidden_TD,
             head_weight(self.model),
-            tokens_T.roll(-1),
+            targets_T,
             weights_T,
             rows_RD=None if rows is None else rows.rows,
             row_ids_R=None if rows is None else rows.ids,
@@ -88,6 +98,7 @@ def packed_hidden(
     embed: Embed | None = None,
     recompute: bool = False,
     slopes: SoftmaxSlopes = softmax_slopes,
+    context: Context | None = None,
 ) -> Tensor:
     """Normalized last states [T, D] of pieces of `lengths` tokens each.
 
@@ -95,12 +106,18 @@ def packed_hidden(
         embed: replaces the model's embedding (lora.py trains a few of its rows).
         recompute: activation checkpointing: keep only each layer's input for the backward pass.
         slopes: see attention.py.
+        context: tokens_T are this process's of a padded row, `lengths` those of all of it.
     """
     at_T = positions(lengths).to(tokens_T.device)
+    if context is not None:
+        at_T = context.own(at_T)
     angles_1Th = rope_angles(model.config, at_T, model.rope_factors)[None]
     sizes = list(lengths)
 
     def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if context is not None:
+            shared_BTD: Tensor = attention.wo(context.attend(q, k, v, sizes))
+            return shared_BTD
         if len(sizes) == 1:
             return attention.attend(q, k, v, None)
         out_BTD: Tensor = attention.wo(attend_pieces(q, k, v, sizes, slopes))

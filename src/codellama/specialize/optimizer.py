@@ -8,15 +8,15 @@ With a float32 model the masters are the parameters themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from codellama.specialize.parallel import like, whole
 from codellama.specialize.recipe import Optimizer
+from codellama.specialize.shards import like, whole
 
 __all__ = ["MasterAdamW", "learning_rate"]
 
@@ -63,12 +63,14 @@ class MasterAdamW:
             {"params": matrices, "weight_decay": config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
+        shards = any(isinstance(m, DTensor) for m in self.masters.values())
         self._adam = torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.eps,
-            fused=not any(isinstance(m, DTensor) for m in self.masters.values()),
+            fused=not shards,
+            foreach=False if shards else None,  # those of one step may lie on several meshes
         )
 
     def collect(self) -> None:
@@ -88,14 +90,35 @@ class MasterAdamW:
 
         Where the norm is not finite nothing is updated: the caller stops.
         """
-        masters = list(self.masters.values())
-        norm = float(whole(nn.utils.clip_grad_norm_(masters, self.config.clip)))
+        norm = self._clip()
         if math.isfinite(norm):
             for group in self._adam.param_groups:
                 group["lr"] = rate
             self._adam.step()
             self.write_back()
         self._adam.zero_grad(set_to_none=True)
+        return norm
+
+    @torch.no_grad()
+    def share_gradients(self, add_up: Callable[[Tensor], None]) -> None:
+        """Have `add_up` replace each summed gradient by its sum over processes, in one order."""
+        for master in self.masters.values():
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+            add_up(master.grad)
+
+    @torch.no_grad()
+    def _clip(self) -> float:
+        """Clip all gradients by the norm of all; returns it."""
+        masters = list(self.masters.values())
+        if not any(isinstance(m, DTensor) for m in masters):
+            return float(nn.utils.clip_grad_norm_(masters, self.config.clip))
+        gradients = [m.grad for m in masters if m.grad is not None]
+        norm = math.sqrt(sum(float(whole(g.norm())) ** 2 for g in gradients))
+        factor = self.config.clip / (norm + 1e-6)  # as clip_grad_norm_ has it
+        if factor < 1:
+            for gradient in gradients:
+                gradient.mul_(factor)
         return norm
 
     @torch.no_grad()

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from codellama.errors import CodeLlamaError, ModelFileError
 from codellama.specialize.base import Base
@@ -32,8 +33,9 @@ from codellama.specialize.forward import PackedLoss
 from codellama.specialize.heap import TRIM_STEPS, keep_memory, trim_memory
 from codellama.specialize.lora import NewRows, add_lora, start_from
 from codellama.specialize.optimizer import MasterAdamW, learning_rate
-from codellama.specialize.parallel import Parallel, agreed, unshard
+from codellama.specialize.parallel import Parallel, agreed
 from codellama.specialize.recipe import Profile, Recipe
+from codellama.specialize.shards import unshard
 from codellama.specialize.speed import compute_dtype
 from codellama.weights.adapter_file import Adapter
 
@@ -94,7 +96,7 @@ class Trainer:
         self.new_rows = self._prepare(start)
         self.module = PackedLoss(base.model, self.new_rows, recompute=profile.recompute)
         if parallel is not None:
-            parallel.shard(self.module, recipe)
+            parallel.divide(self.module, recipe)
         trainable = {n: p for n, p in base.model.named_parameters() if p.requires_grad}
         if self.new_rows is not None:
             trainable["new_rows"] = self.new_rows.rows
@@ -118,7 +120,8 @@ class Trainer:
         """Freeze or free the weights, wrap them, and move them into the compute type."""
         model, recipe = self.base.model, self.recipe
         # FSDP keeps float32 shards and casts what it gathers.
-        dtype = torch.float32 if self.parallel else compute_dtype(self.profile)
+        sharded = self.parallel is not None and recipe.lora is None
+        dtype = torch.float32 if sharded else compute_dtype(self.profile)
         rows = None
         if recipe.lora is None:
             model.requires_grad_(True)
@@ -177,19 +180,20 @@ class Trainer:
     def _train_step(self) -> StepRecord:
         began = time.monotonic()
         every = self.rows(self.step)
-        rank, size = (self.parallel.rank, self.parallel.size) if self.parallel else (0, 1)
-        rows = every[rank::size]
+        parallel = self.parallel
+        rows = every if parallel is None else every[parallel.share :: parallel.shares]
+        factor = 1 if parallel is None else parallel.factor
         rate = learning_rate(self.recipe.optimizer, self.step, self.steps)
         total = float(sum(_target_weights(row).sum() for row in every))
         loss = 0.0
         for start in range(0, len(rows), self.profile.micro_rows):
             part = self._loss(rows[start : start + self.profile.micro_rows]) / max(total, 1.0)
-            part = part * size  # FSDP takes the mean of the processes' gradients
-            part.backward()  # type: ignore[no-untyped-call]
+            (part * factor).backward()  # type: ignore[no-untyped-call]
             self.optimizer.collect()
-            loss += float(part.detach()) / size
-        if self.parallel is not None:
-            loss = self.parallel.total(loss)
+            loss += float(part.detach())
+        if parallel is not None:
+            parallel.share_gradients(self.optimizer)
+            loss = parallel.total(loss)
         norm = self.optimizer.step(rate) if math.isfinite(loss) else math.nan
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise self._diverged(every, loss)
@@ -224,9 +228,10 @@ class Trainer:
         """Put the float32 masters into the model, for export. No step can follow."""
         if self.parallel is not None:
             unshard(self.module)
-            return
         for name, parameter in self.optimizer.parameters.items():
-            parameter.data = self.optimizer.masters[name].data
+            master = self.optimizer.masters[name].data
+            if not isinstance(master, DTensor):  # whole again by now
+                parameter.data = master
 
     # What stays on the disk.
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from codellama.errors import RequestError
+from codellama.errors import ModelFileError, RequestError
 from codellama.model.config import PUBLISHED
 from codellama.model.llama import Llama
-from codellama.specialize import distributed
+from codellama.specialize import checkpoint, distributed
 from codellama.specialize.base import load_base
+from codellama.specialize.checkpoint import save_checkpoint
 from codellama.specialize.context import gathered_attention
 from codellama.specialize.dataset import Document, build_dataset
 from codellama.specialize.export import trained_model
@@ -81,19 +83,14 @@ def start(rank: int, size: int, folder: str) -> None:
     )
 
 
-def train(
-    rank: int, size: int, folder: str, mesh: tuple[tuple[str, int], ...], save: bool, first: int,
-    last: int,
-) -> None:  # fmt: skip
+def train(rank: int, size: int, folder: str, mesh: Mesh) -> None:
     start(rank, size, folder)
     profile = Profile(dtype="float32", mesh=mesh)
     module = PackedLoss(model())
     distributed.shard(module, distributed.build_mesh(profile), profile)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
-    if first:
-        distributed.load_sharded(Path(folder).parent / "saved", module, optimizer)
     dp = dict(mesh).get("dp", 1)
-    for step in range(first, last):
+    for step in range(STEPS):
         mine = rows(step)[rank % dp :: dp]
         loss = sum(module(row, LENGTHS, weights()) for row in mine) / (ROWS * 13)
         assert isinstance(loss, torch.Tensor)
@@ -106,17 +103,12 @@ def train(
         if rank == 0:
             with (Path(folder) / "losses").open("a") as file:
                 file.write(f"{float(total)!r}\n")
-    if save:
-        distributed.save_sharded(Path(folder).parent / "saved", module, optimizer)
     dist.destroy_process_group()
 
 
-def run(
-    folder: Path, mesh: tuple[tuple[str, int], ...], *, size: int = 2, save: bool = False,
-    first: int = 0, last: int = STEPS,
-) -> list[float]:  # fmt: skip
+def run(folder: Path, mesh: Mesh) -> list[float]:
     folder.mkdir()
-    mp.spawn(train, (size, str(folder), mesh, save, first, last), nprocs=size)
+    mp.spawn(train, (2, str(folder), mesh), nprocs=2)
     return [float(line) for line in (folder / "losses").read_text().splitlines()]
 
 
@@ -126,15 +118,6 @@ def test_sharded_is_alone(tmp_path: Path) -> None:
 
 def test_tensor_parallel_is_alone(tmp_path: Path) -> None:
     assert run(tmp_path / "a", (("tp", 2),)) == pytest.approx(alone(), rel=1e-5)
-
-
-def test_checkpoints_resume_on_other_numbers_of_ranks(tmp_path: Path) -> None:
-    first = run(tmp_path / "a", (("dp", 2),), save=True, last=1)
-    same = run(tmp_path / "b", (("dp", 2),), first=1)
-    fewer = run(tmp_path / "c", (("dp", 1),), size=1, first=1)
-    whole = run(tmp_path / "d", (("dp", 2),))
-    assert first + same == whole  # bitwise
-    assert first + fewer == pytest.approx(whole, rel=1e-5)
 
 
 def context(rank: int, size: int, folder: str) -> None:
@@ -178,6 +161,12 @@ def test_a_mesh_of_another_size_is_refused(tmp_path: Path) -> None:
     finally:
         dist.destroy_process_group()
     assert replace(Profile(), mesh=(("dp", 1),)).mesh
+
+
+def test_axes_have_an_order(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"a mesh of tp, dp; axes are dp, cp, tp, once"):
+        distributed.dry_run(TINY, Profile(mesh=(("tp", 2), ("dp", 2))))
+    assert not dist.is_initialized()
 
 
 def specialize(
@@ -242,3 +231,73 @@ def test_the_trainer_shared_out_is_the_trainer_alone(
     ids = torch.tensor([[5, 300, 2, 8]])
     with torch.no_grad():
         assert torch.allclose(shared(ids), single(ids), atol=1e-2)
+
+
+def spawned(
+    folder: Path, base: Path, documents: list[Document], mesh: Mesh, until: int | None
+) -> list[float]:
+    """Losses of all steps so far."""
+    (folder / "documents.json").write_text(json.dumps([[d.id, d.text] for d in documents]))
+    size = math.prod(count for _, count in mesh)
+    (folder / str(size)).mkdir(exist_ok=True)
+    (folder / str(size) / "store").unlink(missing_ok=True)
+    mp.spawn(specialize, (size, str(folder), str(base), RECIPE, mesh, until), nprocs=size)
+    lines = (folder / "run" / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def test_shards_resume_to_the_bit_and_in_one_process(
+    tiny_base: Path, documents: list[Document], tmp_path: Path
+) -> None:
+    two: Mesh = (("dp", 2),)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    spawned(tmp_path / "a", tiny_base, documents, two, 2)
+    saved = tmp_path / "a" / "run" / "checkpoints" / "step-00000002"
+    names = sorted(path.name for path in saved.iterdir())
+    assert names == ["state.json", "tensors-00000.safetensors", "tensors-00001.safetensors"]
+    sizes = [(saved / name).stat().st_size for name in names[1:]]
+    assert max(sizes) < 1.1 * min(sizes)
+    shutil.copytree(tmp_path / "a" / "run", tmp_path / "alone")
+    resumed = spawned(tmp_path / "a", tiny_base, documents, two, None)
+    assert resumed == spawned(tmp_path / "b", tiny_base, documents, two, None)
+    one, records = trainer(tiny_base, documents, tmp_path / "alone")
+    assert one.step == 2
+    one.train()
+    assert [r.loss for r in records] == pytest.approx(resumed[2:], rel=1e-4)
+
+
+def test_a_missing_shard_is_told(
+    tiny_base: Path, documents: list[Document], tmp_path: Path
+) -> None:
+    spawned(tmp_path, tiny_base, documents, (("dp", 2),), 1)
+    saved = tmp_path / "run" / "checkpoints" / "step-00000001"
+    (saved / "tensors-00001.safetensors").unlink()
+    with pytest.raises(ModelFileError, match=r"parts of .* are missing; remove it to use the one"):
+        trainer(tiny_base, documents, tmp_path / "run")
+
+
+def full_disk(rank: int, size: int, folder: str, mesh: Mesh) -> None:
+    start(rank, size, folder)
+    parallel = Parallel(replace(FULL32, mesh=mesh))
+    module = PackedLoss(model())
+    parallel.divide(module, RECIPE)
+    tensors = dict(module.named_parameters())
+    written = checkpoint.synced_write
+
+    def full(path: Path, data: bytes) -> None:
+        if rank == 1:
+            raise OSError(28, "No space left on device")
+        written(path, data)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(checkpoint, "synced_write", full)
+        message = "No space left" if rank == 1 else "another process could not write its part"
+        with pytest.raises(ModelFileError, match=message):
+            save_checkpoint(Path(folder) / "checkpoints", 1, tensors, {}, 2, parallel)
+    assert list((Path(folder) / "checkpoints").iterdir()) == []
+    dist.destroy_process_group()
+
+
+def test_one_full_disk_is_everyones(tmp_path: Path) -> None:
+    mp.spawn(full_disk, (2, str(tmp_path), (("dp", 2),)), nprocs=2)

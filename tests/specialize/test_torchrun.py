@@ -73,8 +73,31 @@ def test_two_processes_are_one(tiny_base: Path, corpus: Path, tmp_path: Path) ->
     assert open_model(tmp_path / "x.gguf").config.n_layers == 2
 
 
+def test_processes_that_share_rows_and_layers(
+    tiny_base: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """Two that share every row; the run goes on with four that share layers, too."""
+    one = specialize(1, tiny_base, corpus, tmp_path / "one")
+    assert one.returncode == 0, one.stderr
+    several = tmp_path / "several"
+    for count, words in ((2, ("--cp", "2", "--minutes", "0.001")), (4, ("--cp", "2", "--tp", "2"))):
+        done = specialize(count, tiny_base, corpus, several, *words)
+        assert done.returncode == 0, done.stderr
+    alone, shared = log(tmp_path / "one"), log(several)
+    assert [line["step"] for line in shared] == [line["step"] for line in alone] != []
+    losses = [line["loss"] for line in alone]
+    assert [line["loss"] for line in shared] == pytest.approx(losses, rel=1e-4)
+
+
 def test_what_several_cannot_do_is_one_line(tiny_base: Path, corpus: Path, tmp_path: Path) -> None:
     three = specialize(3, tiny_base, corpus, tmp_path / "three")
     assert three.returncode != 0
     assert "a batch of 2 rows does not divide among 3 processes" in three.stderr
     assert "Error executing job" not in three.stderr
+
+
+def test_axes_need_processes(tiny_base: Path, corpus: Path, tmp_path: Path) -> None:
+    one = specialize(1, tiny_base, corpus, tmp_path / "one", "--cp", "2", "--tp", "2")
+    assert one.returncode != 0
+    assert "cp 2 x tp 2 needs 4 processes, or a multiple of them, and 1 was started" in one.stderr
+    assert len(one.stderr.strip().splitlines()) == 1

@@ -1,5 +1,5 @@
-"""Past one device: a mesh, sharded weights (FSDP2), tensor parallelism, sharded checkpoints, and a
-dry run of a large layout on one machine.
+"""Past one device: a mesh, sharded weights (FSDP2), tensor parallelism, and a dry run of a large
+layout on one machine.
 
 A plain torch.distributed program: torchrun, Slurm, Kubernetes or Ray Train start the same entry
 point, and torch's own parts do the work. What is ours is the glue: which matrices are cut which
@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
@@ -35,7 +33,7 @@ from codellama.specialize.forward import PackedLoss
 from codellama.specialize.recipe import Profile
 from codellama.specialize.speed import compute_dtype
 
-__all__ = ["AXES", "DryRun", "build_mesh", "dry_run", "load_sharded", "save_sharded", "shard"]
+__all__ = ["AXES", "DryRun", "build_mesh", "dry_run", "shard"]
 
 AXES = ("dp", "cp", "tp")
 """Of a mesh, from the outermost: ranks next to each other, on one machine, share layers."""
@@ -117,29 +115,6 @@ def _split_layers(model: Llama, mesh: DeviceMesh) -> None:
         parallelize_module(block, mesh, plan)
         block.attention.n_heads //= size
         block.attention.n_kv_heads //= size
-
-
-def save_sharded(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Every rank writes its shards (torch.distributed.checkpoint)."""
-    dcp.save(_state(module, optimizer), checkpoint_id=str(folder))  # type: ignore[attr-defined]
-
-
-def load_sharded(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Read a checkpoint of any number of ranks into this one's shards."""
-    from torch.distributed.checkpoint.state_dict import set_state_dict
-
-    state = _state(module, optimizer)
-    dcp.load(state, checkpoint_id=str(folder))  # type: ignore[attr-defined]
-    set_state_dict(
-        module, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
-    )
-
-
-def _state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    from torch.distributed.checkpoint.state_dict import get_state_dict
-
-    model, moments = get_state_dict(module, optimizer)
-    return {"model": model, "optimizer": moments}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,16 @@ With a float32 model the masters are the parameters themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from codellama.errors import ModelFileError
 from codellama.specialize.recipe import Optimizer
-from codellama.specialize.shards import like, whole
+from codellama.specialize.shards import whole
 
 __all__ = ["MasterAdamW", "learning_rate"]
 
@@ -128,21 +129,32 @@ class MasterAdamW:
                 parameter.copy_(self.masters[name])
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs, by name; whole, however it is sharded."""
-        tensors = {f"master.{name}": whole(m.detach()) for name, m in self.masters.items()}
+        """Everything that a resumed run needs, by name: tensors or shards, not copies."""
+        tensors: dict[str, Tensor] = {f"master.{n}": m.detach() for n, m in self.masters.items()}
         for name, master in self.masters.items():
             for key, value in self._adam.state.get(master, {}).items():
-                tensors[f"{key}.{name}"] = whole(value)
+                tensors[f"{key}.{name}"] = value
         return tensors
 
-    @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`. Raises KeyError for a missing tensor."""
+    def blank(self) -> dict[str, Tensor]:
+        """What `state` may hold: the masters themselves, and new moments for `restore`."""
+        tensors: dict[str, Tensor] = {f"master.{n}": m.detach() for n, m in self.masters.items()}
         for name, master in self.masters.items():
-            master.copy_(like(tensors[f"master.{name}"], master))
+            tensors[f"step.{name}"] = torch.zeros(())
+            tensors[f"exp_avg.{name}"] = torch.zeros_like(master.detach())
+            tensors[f"exp_avg_sq.{name}"] = torch.zeros_like(master.detach())
+        return tensors
+
+    def restore(self, tensors: Mapping[str, Tensor], found: Container[str]) -> None:
+        """Go on from a filled `blank`, of which the names in `found` were filled.
+
+        Raises ModelFileError where a master was not.
+        """
+        for name, master in self.masters.items():
+            if f"master.{name}" not in found:
+                raise ModelFileError(f"the checkpoint has no {name}")
             state = self._adam.state[master]
             for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{key}.{name}" in tensors:
-                    value = tensors[f"{key}.{name}"].clone()
-                    state[key] = value if key == "step" else like(value, master)
+                if (full := f"{key}.{name}") in found:
+                    state[key] = tensors[full]
         self.write_back()

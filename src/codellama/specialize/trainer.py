@@ -239,29 +239,25 @@ class Trainer:
         """A checkpoint of now. A disk that is full is told of, and training goes on."""
         if self.folder is None:
             return
-        tensors = self.optimizer.state()
-        if self.parallel is not None and self.parallel.rank:
-            self.parallel.wait()
-            return
         state = {"key": self.key, "recipe": asdict(self.recipe), "tokens": self.tokens}
         try:
             save_checkpoint(
-                self.folder / "checkpoints", self.step, tensors, state,
-                self.profile.keep,
+                self.folder / "checkpoints", self.step, self.optimizer.state(), state,
+                self.profile.keep, self.parallel,
             )  # fmt: skip
         except ModelFileError as error:
             if self._on_warning is None:
                 raise
-            self._on_warning(f"no checkpoint at step {self.step}: {error}")
-        if self.parallel is not None:
-            self.parallel.wait()
+            if self.parallel is None or not self.parallel.rank:
+                self._on_warning(f"no checkpoint at step {self.step}: {error}")
 
     def _resume(self) -> None:
         path = latest(self.folder / "checkpoints") if self.folder is not None else None
         if path is None:
             return
-        tensors, state = load_checkpoint(path, self.key)
-        self.optimizer.restore(tensors)
+        tensors = self.optimizer.blank()
+        found, state = load_checkpoint(path, self.key, tensors)
+        self.optimizer.restore(tensors, found)
         if self.new_rows is not None:
             self.new_rows.sync()
         self.step, self.tokens = int(state["step"]), int(state["tokens"])

@@ -29,6 +29,7 @@ __all__ = [
     "parse_json",
     "read_bounded",
     "read_json",
+    "sync_folder",
     "synced_write",
 ]
 
@@ -121,7 +122,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         yield draft
         draft.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise ModelFileError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
@@ -140,7 +141,7 @@ def atomic_file(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         synced_write(draft, data)
         draft.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be written: {error.strerror or error}") from None
     finally:
@@ -156,7 +157,7 @@ def synced_write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable, where the system lets folders be synced."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -148,13 +148,12 @@ class MasterAdamW:
     def restore(self, tensors: Mapping[str, Tensor], found: Container[str]) -> None:
         """Go on from a filled `blank`, of which the names in `found` were filled.
 
-        Raises ModelFileError where a master was not.
+        Raises ModelFileError where a master was not, or only some of its moments.
         """
+        keys = ("step", "exp_avg", "exp_avg_sq")
         for name, master in self.masters.items():
-            if f"master.{name}" not in found:
-                raise ModelFileError(f"the checkpoint has no {name}")
-            state = self._adam.state[master]
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if (full := f"{key}.{name}") in found:
-                    state[key] = tensors[full]
+            moments = {key: tensors[f"{key}.{name}"] for key in keys if f"{key}.{name}" in found}
+            if f"master.{name}" not in found or len(moments) not in (0, len(keys)):
+                raise ModelFileError(f"the checkpoint lacks {name}, or moments of it")
+            self._adam.state[master].update(moments)
         self.write_back()

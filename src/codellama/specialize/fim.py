@@ -24,6 +24,9 @@ from codellama.specialize.spans import draw_span
 __all__ = ["Encoded", "Split", "draws", "encode_plain", "encode_split", "reassemble", "split"]
 
 
+Order = Literal["psm", "spm"]
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """A document in three parts; prefix + middle + suffix is the document."""
@@ -31,7 +34,7 @@ class Split:
     prefix: str
     middle: str
     suffix: str
-    order: Literal["psm", "spm"]
+    order: Order
 
     @property
     def text(self) -> str:
@@ -109,8 +112,13 @@ def encode_split(
     return Encoded([*bos, *ids, *tail], [1.0] * len(bos) + weights + [1.0] * len(tail))
 
 
-def reassemble(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+def reassemble(tokenizer: Tokenizer, ids: Sequence[int], order: Order | None = None) -> str:
     """The document that was rearranged into `ids`, the inverse of the transform.
+
+    Args:
+        order: None takes ids without a prefix for suffix-first. With an empty prefix both orders
+            have the same sentinels, and SentencePiece's implicit space, which only the joint text
+            of suffix-first has, looks like one of the middle's own.
 
     Raises ValueError when the sentinels are not where the transform puts them.
     """
@@ -120,10 +128,11 @@ def reassemble(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     body = body[body.index(sentinels.pre) + 1 : body.index(sentinels.eot)]
     suf, mid = body.index(sentinels.suf), body.index(sentinels.mid)
     before, suffix, after = body[:suf], body[suf + 1 : mid], body[mid + 1 :]
-    first, last = tokenizer.decode(before or after), tokenizer.decode(suffix)
+    joint = not before if order is None else order == "spm"
+    first, last = tokenizer.decode(after if joint else before), tokenizer.decode(suffix)
     if tokenizer.kind == "llama" and getattr(tokenizer, "dummy_prefix", True):
         first = first.removeprefix(" ")
-    return first + (tokenizer.decode(after) if before else "") + last
+    return first + ("" if joint else tokenizer.decode(after)) + last
 
 
 def _bos(tokenizer: Tokenizer) -> list[int]:

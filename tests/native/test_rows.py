@@ -164,6 +164,8 @@ def test_nucleus_is_the_shortest_beginning_of_the_sorted_row(
 
 def test_nonsense() -> None:
     logits = row(10)
+    for n in (10, 64, 1000):  # a peak that is far above all: nothing weighs anything
+        assert 0 <= rows.draw(row(n), 1e9, 1.0, 0.5) < n
     with pytest.raises(ValueError, match="temperature must be positive"):
         rows.draw(logits, 1.0, 0.0, 0.5)
     with pytest.raises(ValueError, match="row is empty"):

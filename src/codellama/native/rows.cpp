@@ -174,7 +174,8 @@ int draw(const float* logits, int n, float peak, float temperature, const Cuts& 
     double before = 0;
     size_t chunk = 0;
     for (; chunk + 1 < w.sums.size() && before + w.sums[chunk] <= point; ++chunk) before += w.sums[chunk];
-    while (w.sums[chunk] == 0) before -= w.sums[--chunk];  // rounding left none above the point
+    // Rounding left none above the point, or `peak` was not the largest and nothing weighs anything.
+    while (chunk > 0 && w.sums[chunk] == 0) before -= w.sums[--chunk];
     return static_cast<int>(chunk) * kRowChunk + draw_of_chunk(logits, n, static_cast<int>(chunk), w, point - before);
 }
 

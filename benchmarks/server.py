@@ -7,15 +7,16 @@ Each round starts a server, warms it up with one request, sends each number of r
 streams, and ends it; the order of servers turns from round to round. Prompts differ in their first
 word, so that no prefix is shared; answers are greedy and of equal length. Total tokens a second
 count from the first request sent to the last token received, prompts included; the time to the
-first token is the median of all requests. A peer's command gets `-m FILE --port N`.
+first token is the median of all requests. The client reads sockets and decodes nothing meanwhile.
+A peer's command gets `-m FILE --port N`.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
+import selectors
 import shlex
 import socket
 import statistics
@@ -37,38 +38,74 @@ Figures = dict[int, tuple[float, float, float]]
 """By number of requests: total tokens a second, median seconds to the first token, peak MB."""
 
 
-async def one(client: httpx.AsyncClient, index: int, tokens: int) -> tuple[int, float]:
-    """(tokens received, seconds to the first one)"""
-    body = {
-        "prompt": PROMPT.format(f"Description {index}"),
-        "n_predict": tokens,
-        "temperature": 0.0,
-        "ignore_eos": True,
-        "stream": True,
-        "cache_prompt": False,
-    }
-    begin, first, count = time.perf_counter(), 0.0, 0
-    async with client.stream("POST", "/completion", json=body) as answer:
-        if answer.status_code != 200:
-            sys.exit(f"status {answer.status_code}: {(await answer.aread())[:200]!r}")
-        async for line in answer.aiter_lines():
-            if not line.startswith("data: "):
-                continue
-            event = json.loads(line[6:])
-            first = first or time.perf_counter() - begin
-            if event.get("stop"):
-                count = event.get("tokens_predicted", tokens)
-    return count, first
+class Stream:
+    """One request's answer as it arrives. Nothing of it is decoded before the last byte is here:
+    client and server share the processors, and what the client takes, the server lacks.
+    """
+
+    def __init__(self, port: int, index: int, tokens: int) -> None:
+        body = json.dumps(
+            {
+                "prompt": PROMPT.format(f"Description {index}"),
+                "n_predict": tokens,
+                "temperature": 0.0,
+                "ignore_eos": True,
+                "stream": True,
+                "cache_prompt": False,
+            }
+        )
+        self.first = 0.0
+        self._answer = bytearray()
+        self._begin = time.perf_counter()
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=600)
+        head = f"POST /completion HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
+        kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.socket.sendall((head + kind + body).encode())
+
+    def receive(self) -> bool:
+        """Take what is there; False at the end."""
+        data = self.socket.recv(1 << 16)
+        self._answer += data
+        if not self.first and b"data: " in self._answer:
+            self.first = time.perf_counter() - self._begin
+        return bool(data)
+
+    def tokens(self) -> int:
+        """How many the server says it made, in its last event. sys.exit on any other answer."""
+        head, _, chunks = bytes(self._answer).partition(b"\r\n\r\n")
+        if b" 200 " not in head.partition(b"\r\n")[0]:
+            sys.exit(f"the server answered {(head + chunks)[:200]!r}")
+        body = _unchunked(chunks) if b"chunked" in head.lower() else chunks
+        events = [line[6:] for line in body.splitlines() if line.startswith(b"data: {")]
+        return int(json.loads(events[-1])["tokens_predicted"])
 
 
-async def together(url: str, n: int, tokens: int) -> tuple[float, float]:
+def _unchunked(chunks: bytes) -> bytes:
+    """A body without HTTP's chunk sizes."""
+    parts, place = [], 0
+    while place < len(chunks):
+        end = chunks.index(b"\r\n", place)
+        size = int(chunks[place:end].split(b";")[0], 16)
+        parts.append(chunks[end + 2 : end + 2 + size])
+        place = end + 2 + size + 2
+    return b"".join(parts)
+
+
+def together(port: int, n: int, tokens: int) -> tuple[float, float]:
     """(total tokens a second, median seconds to the first token) of n requests at once"""
-    limits = httpx.Limits(max_connections=n)
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client:
-        begin = time.perf_counter()
-        done = await asyncio.gather(*(one(client, index, tokens) for index in range(n)))
-        seconds = time.perf_counter() - begin
-    return sum(count for count, _ in done) / seconds, statistics.median(t for _, t in done)
+    begin = time.perf_counter()
+    streams = [Stream(port, index, tokens) for index in range(n)]
+    with selectors.DefaultSelector() as ready:
+        for stream in streams:
+            ready.register(stream.socket, selectors.EVENT_READ, stream)
+        while ready.get_map():
+            for key, _ in ready.select():
+                if not key.data.receive():
+                    ready.unregister(key.fileobj)
+                    key.data.socket.close()
+    seconds = time.perf_counter() - begin
+    count = sum(stream.tokens() for stream in streams)
+    return count / seconds, statistics.median(stream.first for stream in streams)
 
 
 def free_port() -> int:
@@ -98,9 +135,9 @@ def serve(command: list[str], parallel: list[int], tokens: int) -> Figures:
     found: Figures = {}
     try:
         wait_for(url, process)
-        asyncio.run(together(url, 1, 8))
+        together(port, 1, 8)
         for n in parallel:
-            rate, first = asyncio.run(together(url, n, tokens))
+            rate, first = together(port, n, tokens)
             found[n] = (rate, first, 0.0)
     finally:
         process.terminate()

@@ -10,7 +10,7 @@ import typer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from codellama.cli import generate, quick
+from codellama.cli import generate, quick, serving
 from codellama.cli.app import app
 
 COMMAND: Any = typer.main.get_command(app)
@@ -19,7 +19,10 @@ TOKENS = [
     "--verbose", "--temperature", "--temperature=0.5", "--top-p", "0.9", "1e-3", "--top-k", "40",
     "-5", "--seed", "--seed=7", "--seed=", "7_0", " 7", "--max-tokens", "-n", "-n5", "-n=5", "5",
     "--context", "--threads=2", "--stop", "--stop=a=b", "--suffix-file", "x.py", "--system", "é",
-    "--top_p", "--raw=1", "--no-raw", "--unknown", "--tem", "nan", "99999999999999999999",
+    "--top_p", "--raw=1", "--no-raw", "--unknown", "--tem", "nan", "99999999999999999999", "--host",
+    "--port", "--port=0", "--model", "--device", "cpu", "--kv-type", "--keep-alive", "10m",
+    "--api-keys", "--allow-public-without-key", "--allow-public", "--cache", "--no-cache",
+    "--json-logs",
 ]  # fmt: skip
 
 
@@ -37,18 +40,25 @@ def test_the_table_is_the_one_that_typer_has(verb: str) -> None:
             assert (parameter.nargs == -1) == (table.most is None)
             continue
         extra = ["-n"] if name == "max_tokens" else []
-        assert sorted(parameter.opts) == sorted(["--" + name.replace("_", "-"), *extra])
-        assert parameter.is_flag == (name in table.flags)
+        flags = [option for option, (sets, _) in table.flags.items() if sets == name]
+        spelled = sorted("--" + each.replace("_", "-") for each in flags or [name])
+        assert sorted([*parameter.opts, *parameter.secondary_opts]) == sorted([*spelled, *extra])
+        assert parameter.is_flag == bool(flags)
         assert parameter.multiple == (name in table.repeated)
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, asked: list[Any]) -> None:
+    """What the verbs do is noted instead, as (verb, arguments)."""
+    for module, name in ((generate, "run"), (generate, "complete"), (serving, "serve")):
+        monkeypatch.setattr(
+            module, name, lambda *a, _name=name, **k: asked.append((_name, a, sorted(k.items())))
+        )
 
 
 def by_typer(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """What generate.py is asked for, or None where Typer refuses, or asks for nothing."""
     asked: list[Any] = []
-    for name in ("run", "complete"):
-        monkeypatch.setattr(
-            generate, name, lambda *a, _name=name, **k: asked.append((_name, a, sorted(k.items())))
-        )
+    replaced(monkeypatch, asked)
     try:
         COMMAND(arguments, standalone_mode=False)
     except Exception:
@@ -58,10 +68,7 @@ def by_typer(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def by_quick(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     asked: list[Any] = []
-    for name in ("run", "complete"):
-        monkeypatch.setattr(
-            generate, name, lambda *a, _name=name, **k: asked.append((_name, a, sorted(k.items())))
-        )
+    replaced(monkeypatch, asked)
     done = quick.run(arguments)
     assert done == bool(asked)
     return asked[0] if asked else None
@@ -69,7 +76,7 @@ def by_quick(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @settings(max_examples=400, deadline=None)
 @given(
-    verb=st.sampled_from(["run", "complete"]),
+    verb=st.sampled_from(["run", "complete", "serve"]),
     rest=st.lists(st.sampled_from(TOKENS) | st.text(max_size=3), max_size=6),
 )
 @example(verb="run", rest=["m.gguf", "a question", "--raw", "-n", "5", "--seed=3"])
@@ -90,6 +97,9 @@ def test_what_is_understood_is_what_typer_understands(verb: str, rest: list[str]
         ["run", "--raw", "--verbose", "--top-p=0.9", "--top-k", "40", "--context", "512", "x"],
         ["complete"],
         ["complete", "m.gguf", "-n", "1", "--threads", "2", "--stop", "\ndef", "--json"],
+        ["serve"],
+        ["serve", "--model", "m.gguf", "--port=0", "--no-cache", "--kv-type", "q8_0"],
+        ["serve", "--host", "0.0.0.0", "--allow-public-without-key", "--max-seconds", "2.5"],
     ],
 )
 def test_ordinary_commands_need_no_typer(arguments: list[str]) -> None:
@@ -103,8 +113,9 @@ def test_ordinary_commands_need_no_typer(arguments: list[str]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        [], ["serve"], ["run", "--help"], ["run", "-n5"], ["run", "--", "x"], ["run", "--seed"],
-        ["run", "--temperature", "warm"], ["complete", "a", "b"], ["run", "--suffix-file", "x"],
+        [], ["pull"], ["serve", "x"], ["run", "--help"], ["run", "-n5"], ["run", "--", "x"],
+        ["run", "--seed"], ["run", "--temperature", "warm"], ["complete", "a", "b"],
+        ["run", "--suffix-file", "x"], ["serve", "--port", "http"],
     ],
 )  # fmt: skip
 def test_the_rest_is_left_to_typer(arguments: list[str]) -> None:

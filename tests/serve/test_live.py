@@ -101,6 +101,26 @@ def test_a_restart_keeps_the_prefix_cache(store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.weights
+def test_a_named_model_is_loaded_before_anybody_asks(store: Path, tmp_path: Path) -> None:
+    server = start(tmp_path, store, "--model", INFILLS)
+    begin = time.monotonic()
+    while not httpx.get(f"{server.url}/api/ps").json()["models"]:
+        assert time.monotonic() - begin < 30, server.log.read_text()
+        time.sleep(0.02)
+    assert stop(server) == 0
+
+
+def test_a_named_model_that_is_not_there_is_no_reason_to_stop(tmp_path: Path) -> None:
+    server = start(tmp_path, tmp_path, "--model", "./nothing.gguf")
+    begin = time.monotonic()
+    while "nothing.gguf is not loaded yet" not in server.log.read_text():
+        assert time.monotonic() - begin < 30, server.log.read_text()
+        time.sleep(0.02)
+    assert generate(server.url).status_code == 404
+    assert stop(server) == 0
+
+
+@pytest.mark.weights
 def test_a_stop_lets_streams_end(store: Path, tmp_path: Path) -> None:
     running = start(tmp_path, store, "--model", TALKS, "--context", "512")
     generate(running.url, options={"num_predict": 1})

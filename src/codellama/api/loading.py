@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from codellama.model.tokenizer import Tokenizer
     from codellama.weights.load import ModelFile
 
-__all__ = ["Parts", "open_parts", "serving_context"]
+__all__ = ["Parts", "open_file", "open_parts", "serving_context"]
 
 DEFAULT_CONTEXT = 16_384
 """What Code Llama was trained on: 8.6 GB of cache for the 7B. Longer ones are served when asked."""
@@ -46,8 +46,15 @@ class Parts:
     draft: Runner | None = None
 
 
+def open_file(name_or_path: str | os.PathLike[str]) -> ModelFile:
+    """The model file of a name or path, adapters merged. Raises as CodeLlama.load does."""
+    from codellama.hub import resolve
+
+    return open_merged(resolve(name_or_path))
+
+
 def open_parts(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str] | ModelFile,
     *,
     context: int | None,
     threads: int | None,
@@ -58,19 +65,18 @@ def open_parts(
     draft: str | os.PathLike[str] | None = None,
     cache_tokens: int | None = None,
 ) -> Parts:
-    """See CodeLlama.load.
+    """See CodeLlama.load; a file that is open already (`open_file`) is taken as it is.
 
     Args:
         cache_tokens: tokens that the native engine's KV cache holds, for all requests together;
             default one `context`.
     """
-    from codellama.hub import resolve
-    from codellama.weights.load import check_memory
+    from codellama.weights.load import ModelFile, check_memory
 
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise RequestError(f"threads is {threads!r}: it must be an integer from 1 up")
     kept = kv_type_of(kv_type)
-    model_file = open_merged(resolve(name_or_path))
+    model_file = name_or_path if isinstance(name_or_path, ModelFile) else open_file(name_or_path)
     length = serving_context(model_file.config, context)
     device = pick_device(device)
     if device == "cpu":  # what the native engine holds; PyTorch's own errors tell of the others
@@ -103,9 +109,7 @@ def _draft_file(
     name_or_path: str | os.PathLike[str], tokenizer: Tokenizer, vocab_size: int
 ) -> ModelFile:
     """A draft model; its ids must mean what the large model's do."""
-    from codellama.hub import resolve
-
-    model_file = open_merged(resolve(name_or_path))
+    model_file = open_file(name_or_path)
     own, known = model_file.tokenizer(), tokenizer.vocab_size
     same = model_file.config.vocab_size == vocab_size and own.vocab_size == known
     if not same or any(own.piece(id) != tokenizer.piece(id) for id in range(known)):

@@ -4,7 +4,7 @@ line and a status.
 Exit status: 0 done, 1 an error of the user's or of the system (one line on stderr), 2 a command
 that cannot be parsed, 130 Ctrl-C. A reader that goes away (`codellama run … | head -1`) ends it
 with 1 and without a word. CODELLAMA_DEBUG=1 shows tracebacks. Verbs import what they need when
-they run, so that none pays for another; `run` and `complete` do without Typer (quick.py).
+they run, so that none pays for another; `run`, `complete` and `serve` do without Typer (quick.py).
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""`run` and `complete` without Typer, whose import and pydantic's, which it needs to convert
-values, took 110 ms of the 600 between the shell and the first token.
+"""`run`, `complete` and `serve` without Typer, whose import and pydantic's, which it needs to
+convert values, took 110 ms of the 600 between the shell and the first token.
 
 Understands what is beyond doubt: options by their full names, values after a space or `=`, plain
 numbers. Whatever else there is (`--help`, a mistake, `-n5`, `--`) is left to Typer, which alone
@@ -8,6 +8,7 @@ writes messages. What options there are is said in app.py; a test holds the tabl
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -42,29 +43,62 @@ class Verb(NamedTuple):
     """A verb's parameters by the names that app.py gives them, and their defaults there.
 
     Attributes:
-        words: the positional one; `most` words are taken, None for any number of them.
+        words: the positional one, "" for none; `most` words are taken, None for any number of them.
+        flags: options without a value, and what they set to what.
         repeated: options that are given any number of times.
     """
 
     words: str
     most: int | None
     values: Mapping[str, Convert]
-    flags: Sequence[str]
+    flags: Mapping[str, tuple[str, bool]]
     repeated: Sequence[str]
     defaults: Mapping[str, Any]
 
 
 VERBS = {
     "run": Verb(
-        "words", None, {"system": str, **_SAMPLING, **_ENGINE}, ("raw", "verbose"), (), _KEPT
+        "words",
+        None,
+        {"system": str, **_SAMPLING, **_ENGINE},
+        {"raw": ("raw", True), "verbose": ("verbose", True)},
+        (),
+        {"raw": False, "verbose": False, **_KEPT},
     ),
     "complete": Verb(
         "model",
         1,
         {"suffix_file": Path, "stop": str, **_SAMPLING, **_ENGINE},
-        ("json",),
+        {"json": ("json", True)},
         ("stop",),
-        {"temperature": 0.0, "max_tokens": 128, **_KEPT},
+        {"temperature": 0.0, "max_tokens": 128, "json": False, **_KEPT},
+    ),
+    "serve": Verb(
+        "",
+        0,
+        {
+            "host": str,
+            "port": _whole,
+            "model": str,
+            **_ENGINE,
+            "device": str,
+            "keep_alive": str,
+            "api_keys": Path,
+            "new_key": str,
+            "certificate": Path,
+            "private_key": Path,
+            "requests_per_minute": _whole,
+            "max_seconds": _number,
+            "slot_save_path": Path,
+        },
+        {
+            "allow_public_without_key": ("allow_public", True),
+            "cache": ("cache", True),
+            "no_cache": ("cache", False),
+            "json_logs": ("json_logs", True),
+        },
+        (),
+        {"device": "auto", "allow_public": False, "cache": True, "json_logs": False},
     ),
 }
 
@@ -74,8 +108,7 @@ def parse(arguments: Sequence[str]) -> dict[str, Any] | None:
     verb = VERBS.get(arguments[0]) if arguments else None
     if verb is None:
         return None
-    found: dict[str, Any] = dict.fromkeys((verb.words, *verb.values))
-    found.update(dict.fromkeys(verb.flags, False))
+    found: dict[str, Any] = dict.fromkeys(verb.values)
     found.update(verb.defaults)
     words: list[str] = []
     rest = iter(arguments[1:])
@@ -86,7 +119,8 @@ def parse(arguments: Sequence[str]) -> dict[str, Any] | None:
         option, equals, text = argument.partition("=")
         name = "max_tokens" if option == "-n" and not equals else _name(option)
         if name in verb.flags and not equals:
-            found[name] = True
+            parameter, setting = verb.flags[name]
+            found[parameter] = setting
             continue
         convert = verb.values.get(name)
         text = text if equals else next(rest, "-")
@@ -96,7 +130,8 @@ def parse(arguments: Sequence[str]) -> dict[str, Any] | None:
         found[name] = [*(found[name] or ()), value] if name in verb.repeated else value
     if verb.most is not None and len(words) > verb.most:
         return None
-    found[verb.words] = words if verb.most is None else (words[0] if words else None)
+    if verb.words:
+        found[verb.words] = words if verb.most is None else (words[0] if words else None)
     return found
 
 
@@ -110,6 +145,14 @@ def run(arguments: Sequence[str]) -> bool:
     found = parse(arguments)
     if found is None:
         return False
+    # OpenBLAS's threads spin while NumPy is imported, and none of these verbs multiplies in NumPy:
+    # 250 → 110 ms of processor time on two processors that share a core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if arguments[0] == "serve":
+        from codellama.cli import serving
+
+        serving.serve(**found)
+        return True
     from codellama.cli import generate
 
     params = generate.parameters(*(found.pop(name) for name in _SAMPLING))

@@ -1,20 +1,18 @@
-"""`codellama serve` and `codellama ps`: options, what to paste into which editor, who is loaded.
-
-The server itself is codellama.serve; it is imported when the verb runs.
+"""`codellama serve` and `codellama ps`: the options of the one (what they do is serving.py's), and
+who is loaded.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from codellama.cli.options import Json
-from codellama.errors import CodeLlamaError, RequestError
+from codellama.errors import CodeLlamaError
 
 __all__ = ["ps", "serve"]
 
@@ -29,7 +27,10 @@ def serve(
     port: Port = None,
     model: Annotated[
         str | None,
-        typer.Option(help="What requests without a model, and `codellama`, mean: a name or path."),
+        typer.Option(
+            help="What requests without a model, and `codellama`, mean: a name or path. It is "
+            "loaded at once."
+        ),
     ] = None,
     context: Annotated[
         int | None,
@@ -86,39 +87,15 @@ def serve(
 
     Example: codellama serve --model smollm2:135m
     """
-    from codellama.model.config import kv_type_of
-    from codellama.serve.keys import KeyFile
-    from codellama.serve.server import serve as run
-    from codellama.serve.settings import Settings, duration
+    from codellama.cli import serving
 
-    if new_key is not None:
-        if api_keys is None:
-            raise RequestError("--new-key needs --api-keys FILE to add it to")
-        print(KeyFile(api_keys).add(new_key))
-        return
-    _install(model)
-    given: dict[str, Any] = {
-        "host": host,
-        "port": port,
-        "model": model,
-        "context": context,
-        "threads": threads,
-        "api_keys": api_keys,
-        "certificate": certificate,
-        "private_key": private_key,
-        "slot_folder": slot_save_path,
-        "requests_per_minute": requests_per_minute,
-        "max_seconds": max_seconds,
-        "kv_type": None if kv_type is None else kv_type_of(kv_type, "--kv-type"),
-        "keep_alive": None if keep_alive is None else duration(keep_alive, "--keep-alive"),
-    }
-    settings = Settings.from_environment().replaced(
-        device=device,
-        allow_public=allow_public,
-        cache_folder=_cache_folder() if cache else None,
-        **{name: value for name, value in given.items() if value is not None},
-    )
-    run(settings, ready=lambda url: print(_hints(url), flush=True), json_logs=json_logs)
+    serving.serve(
+        host=host, port=port, model=model, context=context, threads=threads, device=device,
+        kv_type=kv_type, keep_alive=keep_alive, api_keys=api_keys, new_key=new_key,
+        certificate=certificate, private_key=private_key, allow_public=allow_public,
+        requests_per_minute=requests_per_minute, max_seconds=max_seconds, cache=cache,
+        slot_save_path=slot_save_path, json_logs=json_logs,
+    )  # fmt: skip
 
 
 def ps(
@@ -156,32 +133,3 @@ def ps(
         for m in models
     ]
     print(table(rows, ("NAME", "MEMORY", "CONTEXT", "UNTIL")) if rows else "no models are loaded")
-
-
-def _install(model: str | None) -> None:
-    """Have the default model in the store where its base is: the server lists what is there."""
-    from codellama.hub import resolve
-    from codellama.hub.catalogue import DEFAULT_MODEL
-
-    with contextlib.suppress(CodeLlamaError):
-        resolve(model or DEFAULT_MODEL)
-
-
-def _cache_folder() -> Path:
-    from codellama.hub.places import cache_home
-
-    return cache_home() / "codellama" / "prefixes"
-
-
-def _hints(url: str) -> str:
-    """What to paste where."""
-    return f"""codellama serves at {url}  (Ctrl-C stops it)
-
-  Continue       config.yaml:  models: [{{name: codellama, provider: ollama, model: codellama,
-                               apiBase: {url}, roles: [chat, autocomplete]}}]
-  llama.vscode   settings:     "llama-vscode.endpoint": "{url}"
-  LangChain      ChatOllama(model="codellama", base_url="{url}")
-  llm            OLLAMA_HOST={url} llm -m ollama/codellama "…"     (llm install llm-ollama)
-  OpenAI         OpenAI(base_url="{url}/v1", api_key="none")
-  curl           curl {url}/api/generate -d '{{"model": "codellama", "prompt": "def fib(n):"}}'
-"""

@@ -44,9 +44,12 @@ def create_app(settings: Settings, models: Models | None = None) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        watch = asyncio.ensure_future(state.models.watch())
+        tasks = [asyncio.ensure_future(state.models.watch())]
+        if settings.preload:
+            tasks.append(asyncio.ensure_future(state.models.preload()))
         yield
-        watch.cancel()
+        for task in tasks:
+            task.cancel()
         await state.models.close()
 
     app = Starlette(

@@ -17,12 +17,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from codellama.api.loading import DEFAULT_CONTEXT, LONGEST_CONTEXT, Parts, open_parts
+from codellama.api.loading import (
+    DEFAULT_CONTEXT,
+    LONGEST_CONTEXT,
+    Parts,
+    open_file,
+    open_parts,
+)
 from codellama.api.prompting import Prompter
 from codellama.engine.constrain import Grammars
 from codellama.engine.engine import Engine
 from codellama.engine.scheduler import SchedulerConfig
-from codellama.errors import ModelTooLargeError, RequestError
+from codellama.errors import CodeLlamaError, ModelTooLargeError, RequestError
 from codellama.serve.defaults import Defaults
 from codellama.serve.names import Names, Resolved
 from codellama.serve.settings import FOREVER, Settings
@@ -166,6 +172,15 @@ class Models:
                 loaded.expires = time.monotonic() + loaded.keep_alive
 
         return Lease(loaded, resolved, context, load_s, release, notes)
+
+    async def preload(self) -> None:
+        """Load the model that `settings` names before anybody asks for it. What prevents it is
+        logged, and told to whoever asks.
+        """
+        try:
+            (await self.lease(None)).release()
+        except CodeLlamaError as error:
+            log.warning("%s is not loaded yet: %s", self.settings.model, error)
 
     async def unload(self, loaded: Loaded) -> None:
         """Let a model go when its last request has ended."""
@@ -329,10 +344,10 @@ def _reach(loaded: Loaded) -> int:
 
 def _open(resolved: Resolved, context: int | None, settings: Settings) -> Parts:
     """Open a model with a cache for several requests, as far as half the free memory goes."""
-    from codellama.weights.load import open_model
     from codellama.weights.memory import available_memory
 
-    config = open_model(resolved.info.path).config
+    file = open_file(resolved.info.path)
+    config = file.config
     reach = max(config.context, LONGEST_CONTEXT if config.rope_theta >= 1e6 else 0)
     length = min(context or min(config.context, DEFAULT_CONTEXT), reach)
     if length < 1:
@@ -341,7 +356,7 @@ def _open(resolved: Resolved, context: int | None, settings: Settings) -> Parts:
     each = config.kv_bytes(1, settings.kv_type)
     room = settings.parallel * length if free is None else free // 2 // each
     return open_parts(
-        resolved.info.path,
+        file,
         context=length,
         threads=settings.threads,
         device=settings.device,

@@ -34,6 +34,7 @@ class Settings:
         host, port: where to listen; port 0 takes a free one.
         model: what requests without a model, and `codellama` where nobody has that name, get;
             None chooses the best local one.
+        preload: load that model when the server starts, not when somebody first asks.
         context: default length in tokens; None is the model's own, at most 16,384.
         keep_alive: seconds a model stays loaded after its last request; inf is for ever.
         parallel: contexts that the KV cache holds, for all requests together.
@@ -57,6 +58,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     model: str | None = None
+    preload: bool = False
     context: int | None = None
     keep_alive: float = 300.0
     parallel: int = 4

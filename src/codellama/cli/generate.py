@@ -53,10 +53,7 @@ def parameters(
 def load(
     model: str, *, context: int | None, threads: int | None, kv_type: str = "f16"
 ) -> CodeLlama:
-    """A model by name, pulled when it is not here yet.
-
-    Nothing of what loading makes is garbage: collecting it would take 10 ms of some 300.
-    """
+    """A model by name, pulled when it is not here yet. Garbage is collected afterwards only."""
     gc.disable()
     try:
         from codellama import CodeLlama

@@ -6,6 +6,7 @@ Knows no Typer, so that a server starts without it (quick.py). The server itself
 from __future__ import annotations
 
 import contextlib
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,12 @@ def serve(
         cache_folder=_cache_folder() if cache else None,
         **{name: value for name, value in given.items() if value is not None},
     )
-    run(settings, ready=lambda url: print(_hints(url), flush=True), json_logs=json_logs)
+    run(settings, ready=_ready, json_logs=json_logs)
+
+
+def _ready(url: str) -> None:
+    gc.enable()  # quick.py does without for the start
+    print(_hints(url), flush=True)
 
 
 def _install(model: str | None) -> None:

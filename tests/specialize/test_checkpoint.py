@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from codellama.errors import ModelFileError, RequestError
-from codellama.specialize.checkpoint import latest, load_checkpoint, save_checkpoint
+from codellama.specialize import checkpoint
+from codellama.specialize.checkpoint import Saver, latest, load_checkpoint, save_checkpoint
 
 TENSORS = {
     "matrix": torch.arange(6.0).view(2, 3),
@@ -50,6 +52,55 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="another recipe"):
         load_checkpoint(path, "other", untouched)
     assert not any(torch.equal(untouched[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_what_is_written_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors change, and nothing is seen, while the disk is slow."""
+    go, written = threading.Event(), checkpoint.synced_write
+
+    def slow(path: Path, data: bytes) -> None:
+        go.wait()
+        written(path, data)
+
+    monkeypatch.setattr(checkpoint, "synced_write", slow)
+    (tmp_path / ".step-00000003.partial").mkdir()  # of a run that was killed
+    saver, tensors = Saver(tmp_path, 2), {name: t.clone() for name, t in TENSORS.items()}
+    assert not saver.written()
+    saver.begin(4, tensors, {"key": "k"})
+    for tensor in tensors.values():
+        tensor.fill_(7)
+    assert saver.step == 4 and not saver.written() and latest(tmp_path) is None
+    with pytest.raises(RuntimeError, match="step 4 is not finished"):
+        saver.begin(5, tensors, {"key": "k"})
+    go.set()
+    while not saver.written():
+        pass
+    saver.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
+    path, found = latest(tmp_path), blank()
+    assert path is not None
+    load_checkpoint(path, "k", found)
+    assert same(found) and saver.step is None
+
+
+def test_what_cannot_be_written_is_told_when_it_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:100])
+        raise OSError(28, "No space left on device")
+
+    saver = Saver(tmp_path, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "synced_write", full)
+        saver.begin(1, TENSORS, {"key": "k"})
+        with pytest.raises(ModelFileError, match="step-00000001: cannot be written: No space"):
+            saver.finish()
+    assert list(tmp_path.iterdir()) == []
+    saver.finish()  # nothing is under way
+    saver.begin(2, TENSORS, {"key": "k"})
+    saver.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
 def test_pieces_from_several_files(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@
 Where weights are sharded over processes, each writes its shards (tensors-00003.safetensors, …),
 with their places in the header; any number of processes reads any number's. A folder appears under
 its name only when all of it is on the disk, so a run killed at any moment finds the checkpoint
-before. A full disk loses the new checkpoint, never an old one.
+before. A full disk loses the new checkpoint, never an old one. Training goes on while one is
+written: what it writes is a copy.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ from codellama.specialize.parallel import Parallel, agreed
 from codellama.specialize.shards import is_spare, local_part
 from codellama.weights.files import read_json, sync_folder, synced_write
 
-__all__ = ["latest", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Saver", "latest", "load_checkpoint", "save_checkpoint"]
 
 _OFFSETS = "offsets"  # in a file's header: name → where the piece begins in the whole tensor
 
@@ -39,70 +41,123 @@ def save_checkpoint(
     keep: int,
     parallel: Parallel | None = None,
 ) -> Path:
-    """Write one; then remove all but the last `keep`.
+    """Write one, and return when it is on the disk; then remove all but the last `keep`.
+
+    Raises as `Saver.finish`.
+    """
+    saver = Saver(folder, keep, parallel)
+    saver.begin(step, tensors, state)
+    saver.finish()
+    return folder / f"step-{step:08d}"
+
+
+class Saver:
+    """Writes the checkpoints of one run, each in a thread while training goes on.
+
+    What is written is a copy of the moment in which it was begun: the bytes of the file, in memory
+    until they are on the disk. One is under way at most.
 
     Args:
-        parallel: this process among others, who must all ask, on one file system.
+        parallel: this process among others, on one file system; every call is then all of theirs.
 
-    Raises ModelFileError, in all of them, when it cannot be written; nothing is left behind then.
+    Attributes:
+        step: of the checkpoint under way, None where there is none.
     """
-    target = folder / f"step-{step:08d}"
-    if not agreed(parallel, target.exists()):
-        _write(target, {**state, "step": step}, tensors, parallel)
-    if parallel is None or not parallel.rank:
-        for old in _all(folder)[: -max(1, keep)]:
-            shutil.rmtree(old, ignore_errors=True)
-    return target
 
+    def __init__(self, folder: Path, keep: int, parallel: Parallel | None = None) -> None:
+        self._folder, self._keep, self._parallel = folder, keep, parallel
+        self._leads = parallel is None or not parallel.rank
+        self._thread: Thread | None = None
+        self._wrong = ""
+        self._state: dict[str, Any] = {}
+        self.step: int | None = None
 
-def _write(
-    target: Path, state: Mapping[str, Any], tensors: Mapping[str, Tensor], parallel: Parallel | None
-) -> None:
-    draft, wrong = target.with_name(f".{target.name}.partial"), ""
-    leads = parallel is None or not parallel.rank
-    try:
-        if leads:
+    def begin(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Copy everything and begin to write; nothing where this step's is there already.
+
+        Raises RuntimeError while another is under way.
+        """
+        if self.step is not None:
+            raise RuntimeError(f"the checkpoint of step {self.step} is not finished")
+        if agreed(self._parallel, (self._folder / f"step-{step:08d}").exists()):
+            return
+        self.step, self._state, self._wrong = step, {**state, "step": step}, ""
+        try:
+            if self._leads:
+                for stale in self._folder.glob(".step-*.partial"):  # of runs that were killed
+                    shutil.rmtree(stale, ignore_errors=True)
+                self._draft.mkdir(parents=True)
+        except OSError as error:
+            self._wrong = f"cannot be written: {error.strerror or error}"
+        rank = 0 if self._parallel is None else self._parallel.rank
+        data = _own_bytes(tensors, rank)
+        if self._parallel is not None:
+            self._parallel.wait()  # for the folder
+        if data and not self._wrong:
+            name = "tensors" if self._parallel is None else f"tensors-{rank:05d}"
+            path = self._draft / f"{name}.safetensors"
+            self._thread = Thread(target=self._write, args=(path, data), name="checkpoint")
+            self._thread.start()
+
+    def written(self) -> bool:
+        """Whether `finish` has something to finish and would not wait."""
+        if self.step is None:
+            return False
+        writes = float(self._thread is not None and self._thread.is_alive())
+        return writes == 0 if self._parallel is None else self._parallel.total(writes) == 0
+
+    def finish(self) -> None:
+        """Wait for what is under way, and give it its name; nothing where there is none.
+
+        Raises ModelFileError, in all processes, when it cannot be written; nothing is left behind.
+        """
+        if self.step is None:
+            return
+        if self._thread is not None:
+            self._thread.join()
+        step, self.step, self._thread = self.step, None, None
+        target, draft = self._folder / f"step-{step:08d}", self._draft_of(step)
+        wrong, parallel = self._wrong, self._parallel
+        failed = bool(wrong) if parallel is None else parallel.total(float(bool(wrong))) > 0
+        try:
+            if self._leads and not failed:
+                synced_write(draft / "state.json", json.dumps(self._state).encode())
+                os.replace(draft, target)
+                sync_folder(self._folder)
+        except OSError as error:
+            wrong = f"cannot be written: {error.strerror or error}"
+        if self._leads:
             shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-    except OSError as error:
-        wrong = f"cannot be written: {error.strerror or error}"
-    if parallel is not None:
-        parallel.wait()
-    wrong = wrong or _write_own(draft, tensors, parallel)
-    failed = bool(wrong) if parallel is None else parallel.total(float(bool(wrong))) > 0
-    try:
-        if leads and not failed:
-            synced_write(draft / "state.json", json.dumps(state).encode())
-            os.replace(draft, target)
-            sync_folder(target.parent)
-    except OSError as error:
-        wrong = f"cannot be written: {error.strerror or error}"
-    if leads:
-        shutil.rmtree(draft, ignore_errors=True)
-    if parallel is not None:
-        parallel.wait()
-    if failed or wrong:
-        raise ModelFileError(f"{target}: {wrong or 'another process could not write its part'}")
+            for old in [] if failed or wrong else _all(self._folder)[: -max(1, self._keep)]:
+                shutil.rmtree(old, ignore_errors=True)
+        if parallel is not None:
+            parallel.wait()
+        if failed or wrong:
+            raise ModelFileError(f"{target}: {wrong or 'another process could not write its part'}")
+
+    @property
+    def _draft(self) -> Path:
+        assert self.step is not None
+        return self._draft_of(self.step)
+
+    def _draft_of(self, step: int) -> Path:
+        return self._folder / f".step-{step:08d}.partial"
+
+    def _write(self, path: Path, data: bytes) -> None:
+        try:
+            synced_write(path, data)
+        except OSError as error:
+            self._wrong = f"cannot be written: {error.strerror or error}"
 
 
-def _write_own(draft: Path, tensors: Mapping[str, Tensor], parallel: Parallel | None) -> str:
-    """Write what only this process holds, or holds first; says what went wrong."""
-    from safetensors import SafetensorError
+def _own_bytes(tensors: Mapping[str, Tensor], rank: int) -> bytes:
+    """A safetensors file of what only this process holds, or holds first; b"" for nothing."""
     from safetensors.torch import save
 
-    rank = 0 if parallel is None else parallel.rank
     own = {name: local_part(t) for name, t in tensors.items() if not is_spare(t, rank)}
     parts = {name: part.contiguous().cpu() for name, (part, _) in own.items() if part.numel()}
-    if not parts:
-        return ""
     offsets = {name: own[name][1] for name in parts}
-    name = "tensors.safetensors" if parallel is None else f"tensors-{rank:05d}.safetensors"
-    try:
-        synced_write(draft / name, save(parts, {_OFFSETS: json.dumps(offsets)}))
-    except (SafetensorError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else None
-        return f"cannot be written: {reason or error}"
-    return ""
+    return save(parts, {_OFFSETS: json.dumps(offsets)}) if parts else b""
 
 
 def latest(folder: Path) -> Path | None:

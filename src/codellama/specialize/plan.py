@@ -103,8 +103,10 @@ def plan_stage(
     # Weights and gradients in the compute type; master, its gradient and two moments in float32.
     state = config.n_parameters * element + trained * (element + (16 if element == 2 else 8))
     activations = _activations(config, recipe, profile, element)
-    per_device = state / machine.devices + activations
     saved = trained * 12.0
+    per_device = state / machine.devices + activations
+    if profile.device == "cpu":  # a copy of what a checkpoint holds, while it is written
+        per_device += saved / machine.devices
     write_hours = saved / machine.devices / machine.write / 3600
     lifetime = MTBF_HOURS / machine.devices
     interval = min(math.sqrt(2 * write_hours * lifetime), max(hours, 1e-9))

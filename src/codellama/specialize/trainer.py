@@ -11,9 +11,7 @@ Does not draw bars or print: `on_step` gets a record of every step.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,8 +23,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from codellama.errors import CodeLlamaError, ModelFileError
+from codellama.specialize import run_log
 from codellama.specialize.base import Base
-from codellama.specialize.checkpoint import latest, load_checkpoint, save_checkpoint
+from codellama.specialize.checkpoint import Saver, latest, load_checkpoint
 from codellama.specialize.compiled import compile_loss, pays
 from codellama.specialize.dataset import Dataset, Row
 from codellama.specialize.forward import PackedLoss
@@ -101,6 +100,9 @@ class Trainer:
         if self.new_rows is not None:
             trainable["new_rows"] = self.new_rows.rows
         self.optimizer = MasterAdamW(trainable, recipe.optimizer)
+        self._saver = (
+            Saver(folder / "checkpoints", profile.keep, parallel) if folder is not None else None
+        )
         self.steps = max(1, len(dataset.plan) // recipe.rows)
         self.step = self.tokens = self.last_tokens = 0
         self.key = self._key(start)
@@ -151,25 +153,37 @@ class Trainer:
 
     def train(self, *, until: int | None = None, seconds: float | None = None) -> int:
         """Steps up to `until` (default: all), or until `seconds` have passed; a checkpoint is
-        written every few minutes and at the end. Returns the steps done in all.
+        begun every few minutes, and the last one written at the end. Returns the steps done in all.
 
         Raises DivergedError; what was saved before stays.
         """
         goal = self.steps if until is None else min(until, self.steps)
+        try:
+            self._steps_to(goal, seconds)
+        except BaseException as error:
+            # Where processes do not all meet the same error, none can wait for the others.
+            if self.parallel is None or isinstance(error, DivergedError):
+                self._finish_saving()
+            raise
+        self.save()
+        self._finish_saving()
+        return self.step
+
+    def _steps_to(self, goal: int, seconds: float | None) -> None:
         begin = saved = time.monotonic()
         while self.step < goal:
             record = self._train_step()
             self._log(record)
             if self.step % TRIM_STEPS == 0:
                 trim_memory()
+            if self._saver is not None and self._saver.written():
+                self._finish_saving()
             now = time.monotonic()
             if agreed(self.parallel, now - saved > 60 * self.profile.checkpoint_minutes):
                 self.save()
                 saved = now
             if seconds is not None and agreed(self.parallel, now - begin >= seconds):
                 break
-        self.save()
-        return self.step
 
     def rows(self, step: int) -> list[Row]:
         """The rows of a step: a pure function, so that a bad step can be looked at again."""
@@ -236,24 +250,31 @@ class Trainer:
     # What stays on the disk.
 
     def save(self) -> None:
-        """A checkpoint of now. A disk that is full is told of, and training goes on."""
-        if self.folder is None:
+        """Begin a checkpoint of now, after the one before; training may go on meanwhile."""
+        if self._saver is None:
             return
+        self._finish_saving()
         state = {"key": self.key, "recipe": asdict(self.recipe), "tokens": self.tokens}
+        self._saver.begin(self.step, self.optimizer.state(), state)
+
+    def _finish_saving(self) -> None:
+        """Wait for the checkpoint that is under way. A disk that is full is told of, and training
+        goes on.
+        """
+        if self._saver is None:
+            return
+        step = self._saver.step
         try:
-            save_checkpoint(
-                self.folder / "checkpoints", self.step, self.optimizer.state(), state,
-                self.profile.keep, self.parallel,
-            )  # fmt: skip
+            self._saver.finish()
         except ModelFileError as error:
             if self._on_warning is None:
                 raise
             if self.parallel is None or not self.parallel.rank:
-                self._on_warning(f"no checkpoint at step {self.step}: {error}")
+                self._on_warning(f"no checkpoint at step {step}: {error}")
 
     def _resume(self) -> None:
-        path = latest(self.folder / "checkpoints") if self.folder is not None else None
-        if path is None:
+        path = None if self.folder is None else latest(self.folder / "checkpoints")
+        if self.folder is None or path is None:
             return
         tensors = self.optimizer.blank()
         found, state = load_checkpoint(path, self.key, tensors)
@@ -262,35 +283,15 @@ class Trainer:
             self.new_rows.sync()
         self.step, self.tokens = int(state["step"]), int(state["tokens"])
         if self.parallel is None or not self.parallel.rank:
-            self._cut_log()
+            run_log.cut(self.folder, self.step)
 
     def _log(self, record: StepRecord) -> None:
         if self.parallel is not None and self.parallel.rank:
             return
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps(asdict(record)) + "\n")
+            run_log.append(self.folder, asdict(record))
         if self._on_step is not None:
             self._on_step(record)
-
-    def _cut_log(self) -> None:
-        """Steps after the checkpoint will be done, and written, again."""
-        assert self.folder is not None
-        path = self.folder / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= self.step]
-        draft = path.with_suffix(".partial")
-        draft.write_text("".join(line + "\n" for line in kept))
-        os.replace(draft, path)
-
-
-def _step_of(line: str) -> float:
-    """The step of a line of the log; beyond all steps for a line cut off by a crash."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
 
 
 def _target_weights(row: Row) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

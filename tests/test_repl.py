@@ -106,6 +106,29 @@ def test_lines_between_triple_quotes_are_one_message() -> None:
     assert repl.messages[0]["content"] == "all on one line"
 
 
+@pytest.mark.parametrize(
+    "lines, config, penalty",
+    [
+        ((), "smollm2:135m", 1.05),
+        (("/set parameter repetition_penalty 1.2",), "smollm2:135m", 1.2),
+        ((), "codellama:7b-instruct", None),
+    ],
+)
+def test_a_small_model_is_kept_from_circles(
+    lines: tuple[str, ...], config: str, penalty: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = chat_model()
+    model.config = PUBLISHED[config]
+    given: list[object] = []
+    stream = model.stream_chat
+    monkeypatch.setattr(
+        model, "stream_chat",
+        lambda m, **p: given.append(p.get("repetition_penalty")) or stream(m, **p),
+    )  # fmt: skip
+    _, shown = talk(*lines, "hi", llm=model)
+    assert given == [penalty] and "ok." in shown
+
+
 def test_the_system_message() -> None:
     repl, shown = talk('/set system "Be brief."', "/show system", "hi")
     assert "Be brief.\n" in shown

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from codellama import CodeLlama
     from codellama.api import TextIterator
 
-__all__ = ["Repl", "is_chat_model", "timings"]
+__all__ = ["Repl", "timings"]
 
 HELP = '''\
 /set parameter NAME VALUE   temperature, top_p, top_k, seed, max_tokens, stop, …
@@ -110,13 +110,17 @@ class Repl:
     # Answers.
 
     def _answer(self, text: str) -> None:
+        from codellama.api.chatting import is_chat_model, without_circles
+
         if not is_chat_model(self.llm, self.name):
             self._stream(self.llm.stream(text, **self.params))
             return
         history = self.messages if self.remember else []
         asked = [*history, {"role": "user", "content": text}]
         system = [{"role": "system", "content": self.system}] if self.system else []
-        answer = self._stream(self.llm.stream_chat([*system, *asked], **self.params))
+        answer = self._stream(
+            self.llm.stream_chat([*system, *asked], **without_circles(self.llm, self.params))
+        )
         if self.remember:
             self.messages = [*asked, {"role": "assistant", "content": answer}]
 
@@ -284,12 +288,6 @@ def _read_session(
         raise RequestError(f"{path} is no saved session")
     SamplingParams.from_keywords(params)
     return model, messages, params, system
-
-
-def is_chat_model(llm: CodeLlama, name: str) -> bool:
-    """Whether prompts are messages: the file has a chat format, or is called instruct."""
-    tagged = llm.chat_template is not None or llm.tokenizer.token_id("<step>") is not None
-    return tagged or "instruct" in name.lower() or "instruct" in llm.config.name.lower()
 
 
 def timings(pieces: TextIterator, begin: float, first: float | None, load_s: float) -> str:

@@ -212,13 +212,8 @@ def test_the_trainer_shared_out_is_the_trainer_alone(
     """Some processes, then others from their checkpoint; the model that they export is the same."""
     one, want = trainer(tiny_base, documents, None, recipe=recipe)
     one.train()
-    (tmp_path / "documents.json").write_text(json.dumps([[d.id, d.text] for d in documents]))
     for mesh, until in zip(meshes, (2, None), strict=True):
-        size = math.prod(count for _, count in mesh)
-        (tmp_path / str(size)).mkdir(exist_ok=True)
-        (tmp_path / str(size) / "store").unlink(missing_ok=True)
-        arguments = (size, str(tmp_path), str(tiny_base), recipe, mesh, until)
-        mp.spawn(specialize, arguments, nprocs=size)
+        spawned(tmp_path, tiny_base, documents, mesh, until, recipe)
     lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, one.steps + 1))
     assert [line["loss"] for line in lines] == pytest.approx([r.loss for r in want], rel=1e-4)
@@ -234,14 +229,19 @@ def test_the_trainer_shared_out_is_the_trainer_alone(
 
 
 def spawned(
-    folder: Path, base: Path, documents: list[Document], mesh: Mesh, until: int | None
+    folder: Path,
+    base: Path,
+    documents: list[Document],
+    mesh: Mesh,
+    until: int | None,
+    recipe: Recipe = RECIPE,
 ) -> list[float]:
     """Losses of all steps so far."""
     (folder / "documents.json").write_text(json.dumps([[d.id, d.text] for d in documents]))
     size = math.prod(count for _, count in mesh)
     (folder / str(size)).mkdir(exist_ok=True)
     (folder / str(size) / "store").unlink(missing_ok=True)
-    mp.spawn(specialize, (size, str(folder), str(base), RECIPE, mesh, until), nprocs=size)
+    mp.spawn(specialize, (size, str(folder), str(base), recipe, mesh, until), nprocs=size)
     lines = (folder / "run" / "log.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from codellama.cli.output import progress_bar
 from codellama.errors import NotFoundError, RequestError
 from codellama.hub.catalogue import DEFAULT_MODEL
-from codellama.repl import Repl, is_chat_model, timings
+from codellama.repl import Repl, timings
 
 if TYPE_CHECKING:
     from codellama import CodeLlama
@@ -130,6 +130,8 @@ def run(
     kv_type: str,
 ) -> None:
     """One answer, or a conversation when there is neither a prompt nor piped input."""
+    from codellama.api.chatting import is_chat_model, without_circles
+
     model, prompt = split_words(words)
     if prompt is not None and not _is_text(prompt):
         raise RequestError("the prompt is not UTF-8 text")
@@ -157,7 +159,8 @@ def run(
         pieces = llm.stream(prompt, **params)
     else:
         messages = [{"role": "system", "content": system}] if system else []
-        pieces = llm.stream_chat([*messages, {"role": "user", "content": prompt}], **params)
+        asked = [*messages, {"role": "user", "content": prompt}]
+        pieces = llm.stream_chat(asked, **without_circles(llm, params))
     write(pieces, loaded if verbose else None)
 
 

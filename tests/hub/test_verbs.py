@@ -14,7 +14,13 @@ import pytest
 
 import codellama.errors
 from codellama import hub
-from codellama.errors import CodeLlamaError, ModelFileError, NotFoundError, RequestError
+from codellama.errors import (
+    CodeLlamaError,
+    DownloadError,
+    ModelFileError,
+    NotFoundError,
+    RequestError,
+)
 from codellama.hub.catalogue import EMBEDDED
 from codellama.hub.layout import Layout
 from codellama.hub.manifest import build_manifest
@@ -198,14 +204,26 @@ def test_a_shipped_model_is_its_base_with_its_adapter(
     assert hub.resolve(NAME).is_dir()  # the base is here: nothing has to be fetched
 
 
+def refuse(*_: object) -> None:
+    raise DownloadError("the store cannot be written")
+
+
 def test_another_version_of_the_project_brings_its_own_adapter(
-    store: Store, default: Path, shipped: Path
+    store: Store, default: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = hub.resolve(NAME)
+    """With `pull`, and by itself where it came later; not where the store cannot be written."""
+    hub.resolve(NAME)
     shipped.write_bytes(b"more was learned")
-    assert hub.resolve(NAME) == before
-    after = hub.pull(NAME)
-    assert (after / ".adapter-0").read_bytes() == b"more was learned"
+    os.utime(shipped, (1, 1))
+    assert (hub.resolve(NAME) / ".adapter-0").read_bytes() == b"what was learned"
+    assert (hub.pull(NAME) / ".adapter-0").read_bytes() == b"more was learned"
+    shipped.write_bytes(b"still more")
+    later = time.time() + 10
+    os.utime(shipped, (later, later))
+    with monkeypatch.context() as patched:
+        patched.setattr("codellama.hub.shipped.install", refuse)
+        assert (hub.resolve(NAME) / ".adapter-0").read_bytes() == b"more was learned"
+    assert (hub.resolve(NAME) / ".adapter-0").read_bytes() == b"still more"
 
 
 def test_without_its_base_a_shipped_model_is_to_be_pulled(store: Store, shipped: Path) -> None:

@@ -17,6 +17,8 @@ from codellama.hub.places import store_dir
 
 if TYPE_CHECKING:
     from codellama.hub.download import Progress
+    from codellama.hub.lookup import Found
+    from codellama.hub.store import Store
 
 __all__ = ["resolve"]
 
@@ -43,7 +45,10 @@ def resolve(
 
     store = Store(store_dir())
     try:
-        return find(text, store).path(store)
+        found = find(text, store)
+        if text in RESERVED and _renewed(found, store):
+            found = find(text, store)
+        return found.path(store)
     except (NotFoundError, ModelFileError):
         here = text in RESERVED and store.embedded_path()  # then pulling needs no network
         if not (pull or here) or looks_like_path(text) or not is_name(text):
@@ -51,6 +56,23 @@ def resolve(
     from codellama.hub.verbs import pull as pull_model
 
     return pull_model(text, progress)
+
+
+def _renewed(found: Found, store: Store) -> bool:
+    """Another version of the project brings its own adapter: whether it was taken just now."""
+    from codellama.errors import DownloadError
+    from codellama.hub.names import parse_name
+    from codellama.hub.shipped import adapter_for, install, is_newer
+
+    name = parse_name(found.name)
+    adapter = adapter_for(name)
+    if adapter is None or found.manifest_path is None or not is_newer(adapter, found.manifest_path):
+        return False
+    try:
+        install(store, name, adapter)
+    except DownloadError:  # a store that cannot be written: what is there goes on
+        return False
+    return True
 
 
 def _is_whole(path: Path) -> bool:

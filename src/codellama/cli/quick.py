@@ -146,8 +146,8 @@ def run(arguments: Sequence[str]) -> bool:
     found = parse(arguments)
     if found is None:
         return False
-    # OpenBLAS's threads spin while NumPy is imported, and none of these verbs multiplies in NumPy:
-    # 250 → 110 ms of processor time on two processors that share a core.
+    # OpenBLAS's threads spin while NumPy is imported: 250 → 110 ms of processor time on two
+    # processors that share a core. Only merging an adapter, once, multiplies in NumPy.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Nothing that imports and loading make is garbage, and looking for some takes a tenth of a
     # start; verbs collect again when they have their model, or listen.

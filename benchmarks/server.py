@@ -14,6 +14,8 @@ A peer's command gets `-m FILE --port N`.
 from __future__ import annotations
 
 import argparse
+import http.client
+import io
 import json
 import os
 import selectors
@@ -72,23 +74,17 @@ class Stream:
 
     def tokens(self) -> int:
         """How many the server says it made, in its last event. sys.exit on any other answer."""
-        head, _, chunks = bytes(self._answer).partition(b"\r\n\r\n")
-        if b" 200 " not in head.partition(b"\r\n")[0]:
-            sys.exit(f"the server answered {(head + chunks)[:200]!r}")
-        body = _unchunked(chunks) if b"chunked" in head.lower() else chunks
+        answer = http.client.HTTPResponse(self)  # type: ignore[arg-type]
+        answer.begin()
+        body = answer.read()
+        if answer.status != 200:
+            sys.exit(f"status {answer.status}: {body[:200]!r}")
         events = [line[6:] for line in body.splitlines() if line.startswith(b"data: {")]
         return int(json.loads(events[-1])["tokens_predicted"])
 
-
-def _unchunked(chunks: bytes) -> bytes:
-    """A body without HTTP's chunk sizes."""
-    parts, place = [], 0
-    while place < len(chunks):
-        end = chunks.index(b"\r\n", place)
-        size = int(chunks[place:end].split(b";")[0], 16)
-        parts.append(chunks[end + 2 : end + 2 + size])
-        place = end + 2 + size + 2
-    return b"".join(parts)
+    def makefile(self, mode: str) -> io.BytesIO:
+        """All that was received: what http.client asks of a socket."""
+        return io.BytesIO(self._answer)
 
 
 def together(port: int, n: int, tokens: int) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from codellama.errors import ModelFileError, RequestError
 from codellama.specialize import checkpoint
-from codellama.specialize.checkpoint import Saver, latest, load_checkpoint, save_checkpoint
+from codellama.specialize.checkpoint import Saver, latest, load_checkpoint
 
 TENSORS = {
     "matrix": torch.arange(6.0).view(2, 3),
@@ -40,8 +40,10 @@ def same(tensors: dict[str, torch.Tensor]) -> bool:
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    saver = Saver(tmp_path, 2)
     for step in (1, 2, 3):
-        save_checkpoint(tmp_path, step, TENSORS, {"key": "k"}, 2)
+        saver.begin(step, TENSORS, {"key": "k"})
+        saver.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
     path, tensors = latest(tmp_path), blank()
     assert path is not None

@@ -20,7 +20,7 @@ from codellama.model.config import PUBLISHED
 from codellama.model.llama import Llama
 from codellama.specialize import checkpoint, distributed
 from codellama.specialize.base import load_base
-from codellama.specialize.checkpoint import save_checkpoint
+from codellama.specialize.checkpoint import Saver
 from codellama.specialize.context import gathered_attention
 from codellama.specialize.dataset import Document, build_dataset
 from codellama.specialize.export import trained_model
@@ -293,8 +293,10 @@ def full_disk(rank: int, size: int, folder: str, mesh: Mesh) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(checkpoint, "synced_write", full)
         message = "No space left" if rank == 1 else "another process could not write its part"
+        saver = Saver(Path(folder) / "checkpoints", 2, parallel)
+        saver.begin(1, tensors, {})
         with pytest.raises(ModelFileError, match=message):
-            save_checkpoint(Path(folder) / "checkpoints", 1, tensors, {}, 2, parallel)
+            saver.finish()
     assert list((Path(folder) / "checkpoints").iterdir()) == []
     dist.destroy_process_group()
 

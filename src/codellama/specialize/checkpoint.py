@@ -28,27 +28,9 @@ from codellama.specialize.parallel import Parallel, agreed
 from codellama.specialize.shards import is_spare, local_part
 from codellama.weights.files import read_json, sync_folder, synced_write
 
-__all__ = ["Saver", "latest", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Saver", "latest", "load_checkpoint"]
 
 _OFFSETS = "offsets"  # in a file's header: name → where the piece begins in the whole tensor
-
-
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    tensors: Mapping[str, Tensor],
-    state: Mapping[str, Any],
-    keep: int,
-    parallel: Parallel | None = None,
-) -> Path:
-    """Write one, and return when it is on the disk; then remove all but the last `keep`.
-
-    Raises as `Saver.finish`.
-    """
-    saver = Saver(folder, keep, parallel)
-    saver.begin(step, tensors, state)
-    saver.finish()
-    return folder / f"step-{step:08d}"
 
 
 class Saver:
@@ -82,11 +64,12 @@ class Saver:
         if agreed(self._parallel, (self._folder / f"step-{step:08d}").exists()):
             return
         self.step, self._state, self._wrong = step, {**state, "step": step}, ""
+        draft = self._draft(step)
         try:
             if self._leads:
                 for stale in self._folder.glob(".step-*.partial"):  # of runs that were killed
                     shutil.rmtree(stale, ignore_errors=True)
-                self._draft.mkdir(parents=True)
+                draft.mkdir(parents=True)
         except OSError as error:
             self._wrong = f"cannot be written: {error.strerror or error}"
         rank = 0 if self._parallel is None else self._parallel.rank
@@ -95,7 +78,7 @@ class Saver:
             self._parallel.wait()  # for the folder
         if data and not self._wrong:
             name = "tensors" if self._parallel is None else f"tensors-{rank:05d}"
-            path = self._draft / f"{name}.safetensors"
+            path = draft / f"{name}.safetensors"
             self._thread = Thread(target=self._write, args=(path, data), name="checkpoint")
             self._thread.start()
 
@@ -116,7 +99,7 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
         step, self.step, self._thread = self.step, None, None
-        target, draft = self._folder / f"step-{step:08d}", self._draft_of(step)
+        target, draft = self._folder / f"step-{step:08d}", self._draft(step)
         wrong, parallel = self._wrong, self._parallel
         failed = bool(wrong) if parallel is None else parallel.total(float(bool(wrong))) > 0
         try:
@@ -135,12 +118,7 @@ class Saver:
         if failed or wrong:
             raise ModelFileError(f"{target}: {wrong or 'another process could not write its part'}")
 
-    @property
-    def _draft(self) -> Path:
-        assert self.step is not None
-        return self._draft_of(self.step)
-
-    def _draft_of(self, step: int) -> Path:
+    def _draft(self, step: int) -> Path:
         return self._folder / f".step-{step:08d}.partial"
 
     def _write(self, path: Path, data: bytes) -> None:

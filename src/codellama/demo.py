@@ -26,6 +26,7 @@ The command is .venv/bin/codellama; `source .venv/bin/activate` puts it on the p
 def main() -> None:
     """Load the default model and stream both answers."""
     from codellama import CodeLlama
+    from codellama.api.chatting import without_circles
     from codellama.hub import resolve
     from codellama.hub.catalogue import DEFAULT_MODEL
 
@@ -43,7 +44,8 @@ def main() -> None:
     _say(f"> {QUESTION}\n")
     begin, count = time.perf_counter(), 0
     message = {"role": "user", "content": QUESTION}
-    with llm.stream_chat([message], temperature=0.0, max_tokens=100) as pieces:
+    params = without_circles(llm, {"temperature": 0.0, "max_tokens": 100})
+    with llm.stream_chat([message], **params) as pieces:
         for piece in pieces:
             _say(piece)
         if pieces.completion is not None:

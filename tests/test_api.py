@@ -209,6 +209,22 @@ class TestInfilling:
             assert llm.infill(prefix, suffix, **given).text == middle
             assert "".join(llm.stream_infill(prefix, suffix, **given)) == middle
 
+    def test_it_may_not_be_empty_where_something_is_missing(self) -> None:
+        """The model says nothing, then `x`: with `nonempty` the end has to wait."""
+        for order, heal in (("psm", True), ("spm", True), ("spm", False)):
+            empty, filled = (
+                llm_of(scripted(SIZE, [263, 263], len("ab:cd") + 4)).infill(
+                    "ab:",
+                    "cd",
+                    order=order,
+                    heal=heal,
+                    nonempty=nonempty,  # type: ignore[arg-type]
+                )
+                for nonempty in (False, True)
+            )
+            assert empty.text == "" and filled.text != ""
+            assert filled.finish_reason == "stop"
+
     def test_inside_a_word_without_healing_the_prefix_comes_first(self) -> None:
         llm = llm_of()
         llm.infill("for i in enu", "x", heal=False, max_tokens=1)

@@ -102,3 +102,26 @@ def test_any_walk_along_the_masks_spells_what_was_removed(
         output.append(random.choice(allowed))  # type: ignore[attr-defined]
     assert b"".join(PIECES[id] for id in output).startswith(healed.removed)
     assert len(output) <= len(healed.removed)
+
+
+@given(pieces, st.booleans(), st.data())
+@settings(deadline=None, max_examples=200)
+def test_an_answer_that_may_not_be_empty_has_a_byte_of_its_own(
+    prompt: list[int], heal: bool, data: st.DataObject
+) -> None:
+    """Whatever tokens are drawn within the mask, the removed bytes are spelled and more follows."""
+    prompt = [CONTROL, *(id for id in prompt if id != CONTROL)]
+    healed = Healing(vocabulary(), prompt, heal=heal, nonempty=True)
+    output: list[int] = []
+    while (mask_V := healed(output)) is not None:
+        allowed = np.flatnonzero(mask_V).tolist()
+        assert allowed and CONTROL not in allowed
+        output.append(data.draw(st.sampled_from(allowed)))
+    text = b"".join(PIECES[id] for id in output)
+    assert text.startswith(healed.removed) and len(text) > len(healed.removed)
+
+
+def test_it_goes_beyond_what_was_removed_within_one_token_where_one_does() -> None:
+    healed = Healing(vocabulary(), ids(b":", b"\n"), nonempty=True)
+    allowed = set(np.flatnonzero(healed([])).tolist())
+    assert allowed == set(ids(b"\n    "))

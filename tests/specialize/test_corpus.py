@@ -39,7 +39,7 @@ from codellama.specialize.corpus.shingles import (
     shingle_hashes,
     shingles,
 )
-from codellama.specialize.corpus.units import definitions
+from codellama.specialize.corpus.units import definitions, standalone
 from codellama.specialize.run import as_documents
 
 MIT = "MIT License\n\nPermission is hereby granted, free of charge, to any person"
@@ -168,7 +168,7 @@ def test_bad_sources_are_one_line(tmp_path: Path, project: Path) -> None:
         build_corpus([(None, tmp_path / "empty")], tmp_path / "corpus")
     with pytest.raises(RequestError, match="corpus build"):
         load_corpus(tmp_path / "empty")
-    with pytest.raises(RequestError, match="file or definition"):
+    with pytest.raises(RequestError, match="file, definition or standalone"):
         CorpusOptions(unit="word")
 
 
@@ -338,6 +338,55 @@ def test_definitions() -> None:
     units = list(definitions(text))
     assert units == ["# why\n@property\n" + FUNCTION, FUNCTION]
     assert list(definitions("def (")) == []
+
+
+MODULE = """\
+import math, os.path as path
+from collections import Counter
+from .own import helper, other
+
+SIZES = (1, 2)
+
+def plain(values):
+    "Squares, and how many."
+    def square(value): return value * value
+    try:
+        kept = [square(value) for value in values]
+    except TypeError as error:
+        raise ValueError(str(error))
+    return kept, len(kept)
+
+if True:
+    def imports(text):
+        "The commonest letter's share."
+        return Counter(path.basename(text)).most_common(1)[0][1] / math.inf
+
+def one_name(text):
+    "Helped."
+    return helper(text)
+
+def two_names(text):
+    "Helped twice."
+    return helper(other(text))
+
+class A:
+    def method(self):
+        "Of a class."
+        return self
+"""
+
+
+def test_standalone_functions_need_little_but_the_language() -> None:
+    first, second, third = standalone(MODULE, smallest=1)
+    assert first.startswith('def plain(values):\n    "Squares')
+    assert second.startswith(
+        "from collections import Counter\nimport math\nimport os.path as path\n\n\ndef imports"
+    )
+    assert third.startswith("def one_name")
+    assert len(list(standalone(MODULE, smallest=1, foreign=0))) == 2
+    assert list(standalone("def (")) == []
+    for unit in (first, second):  # what it says of itself: they run on their own
+        compile(unit, "unit", "exec")
 
 
 def test_filters_name_their_reason() -> None:

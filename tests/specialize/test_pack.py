@@ -74,6 +74,31 @@ def test_documents_are_whole_or_left_to_right(
     assert abs(data.tokens - recipe.tokens) < 1100
 
 
+def test_plain_sets_stay_left_to_right(tiny_base: Path, documents: list[Document]) -> None:
+    base = load_base(tiny_base, infill=True)
+    assert RECIPE.infilling is not None
+    recipe = replace(
+        RECIPE,
+        mix=(("code", 0.5), ("nl", 0.5)),
+        infilling=replace(RECIPE.infilling, rate=1.0, plain=("nl",)),
+    )
+    half = len(documents) // 2
+    corpus = {"code": documents[:half], "nl": documents[half:]}
+    data = build_dataset(recipe, corpus, base.tokenizer, base.end, None)
+    plain = {document.id for document in corpus["nl"]}
+    sentinels = base.tokenizer.infill
+    assert sentinels is not None
+    rearranged = set()
+    for index in range(len(data.plan)):
+        row = data.row(index)
+        at = np.concatenate([[0], np.cumsum(row.lengths)])
+        for owner, a, b in zip(row.documents, at, at[1:], strict=False):
+            if sentinels.pre in row.tokens_T[a:b].tolist():
+                rearranged.add(owner)
+    assert rearranged and not rearranged & plain
+    assert plain & set(data.owners)
+
+
 def test_a_second_build_reads_what_the_first_wrote(
     tiny_base: Path, documents: list[Document], tmp_path: Path
 ) -> None:

@@ -163,6 +163,7 @@ class CodeLlama:
         order: Order = "auto",
         heal: bool = True,
         until_suffix: bool = True,
+        nonempty: bool = False,
         **params: Any,
     ) -> Completion:
         """The middle between `prefix` and `suffix`.
@@ -173,13 +174,14 @@ class CodeLlama:
             heal: with SPM, undo the token boundary at the end of the prefix.
             until_suffix: end, too, where the answer begins to repeat the suffix: at its first line,
                 whole, if that has 8 letters or signs. Small models often go on and write it again.
+            nonempty: something is missing for certain, so the answer has one character at least.
 
         Raises:
             InfillingUnsupportedError: the model was not trained to infill.
             ContextOverflowError: prefix and suffix do not fit.
         """
         prompt = self.prompts.infilling(
-            prefix, suffix, order=order, heal=heal, until_suffix=until_suffix
+            prefix, suffix, order=order, heal=heal, until_suffix=until_suffix, nonempty=nonempty
         )
         return self._answer([prompt], params)[0]
 
@@ -201,11 +203,12 @@ class CodeLlama:
         order: Order = "auto",
         heal: bool = True,
         until_suffix: bool = True,
+        nonempty: bool = False,
         **params: Any,
     ) -> TextIterator:
         """`infill`, piece by piece."""
         prompt = self.prompts.infilling(
-            prefix, suffix, order=order, heal=heal, until_suffix=until_suffix
+            prefix, suffix, order=order, heal=heal, until_suffix=until_suffix, nonempty=nonempty
         )
         return self._stream(prompt, params)
 

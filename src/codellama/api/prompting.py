@@ -81,10 +81,11 @@ class Prompter:
         order: Order = "auto",
         heal: bool = True,
         until_suffix: bool = True,
+        nonempty: bool = False,
     ) -> Prompt:
         """The gap between two texts. "auto" is suffix first (a growing prefix stays in the cache),
         unless the prefix ends inside a word and `heal` is off. With `until_suffix` an answer ends,
-        too, where it begins to repeat the suffix.
+        too, where it begins to repeat the suffix; with `nonempty` not before it has begun.
         """
         if order not in ("auto", "psm", "spm"):
             raise RequestError(f"order is {order!r}: it must be 'auto', 'psm' or 'spm'")
@@ -95,10 +96,11 @@ class Prompter:
             )
         inside_word = prefix[-1:].isalnum() or prefix.endswith("_")
         if order == "psm" or (order == "auto" and inside_word and not heal):
-            made = Prompt(prompts.infilling(self.tokenizer, prefix, suffix, order="psm"))
+            ids = prompts.infilling(self.tokenizer, prefix, suffix, order="psm")
+            made = self.healed(ids, False, nonempty)
         else:
             ids = prompts.infilling(self.tokenizer, prefix, suffix, order="spm")
-            made = self.healed(ids, heal)
+            made = self.healed(ids, heal, nonempty)
         return replace(made, until=arrival(suffix)) if until_suffix else made
 
     def chat(self, messages: Sequence[Mapping[str, Any]], template: str | None = None) -> Prompt:
@@ -106,9 +108,11 @@ class Prompter:
         ids = prompts.chat(self.tokenizer, messages, template or self.chat_template)
         return Prompt(ids, trim=self.tokenizer.kind == "llama")
 
-    def healed(self, ids: list[int], heal: bool) -> Prompt:
-        """The ids, with their last token boundary undone where `heal` says so."""
-        if not heal:
+    def healed(self, ids: list[int], heal: bool, nonempty: bool = False) -> Prompt:
+        """The ids, with their last token boundary undone where `heal` says so, and an answer of one
+        byte at least where `nonempty` does.
+        """
+        if not heal and not nonempty:
             return Prompt(ids)
         if self._vocabulary is None:
             known = self.tokenizer.vocab_size
@@ -118,8 +122,9 @@ class Prompter:
                 known,
                 stand_ins=self.tokenizer.stand_ins(),
             )
-        healing = Healing(self._vocabulary, ids)
-        return Prompt(healing.ids, healing.removed, healing if healing.removed else None)
+        healing = Healing(self._vocabulary, ids, heal=heal, nonempty=nonempty)
+        constrains = bool(healing.removed) or nonempty
+        return Prompt(healing.ids, healing.removed, healing if constrains else None)
 
 
 def integers(ids: Sequence[int]) -> list[int]:

@@ -32,7 +32,13 @@ def build(
             help="Evaluation files or folders that nothing may be taken from; repeatable."
         ),
     ] = None,
-    unit: Annotated[str, typer.Option(help="file, or definition: Python's functions.")] = "file",
+    unit: Annotated[
+        str,
+        typer.Option(
+            help="file; or Python's functions: definition; standalone, those that need little but "
+            "the language."
+        ),
+    ] = "file",
     any_license: Annotated[
         bool, typer.Option("--any-license", help="Keep what is not permissively licensed.")
     ] = False,

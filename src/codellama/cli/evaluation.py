@@ -51,6 +51,9 @@ def evaluate(
     until_suffix: Annotated[
         bool, typer.Option("--until-suffix", help="End middles where they repeat the suffix.")
     ] = False,
+    nonempty: Annotated[
+        bool, typer.Option("--nonempty", help="Middles have one character at least.")
+    ] = False,
     length: Annotated[
         list[int] | None, typer.Option(min=64, help="Context length in tokens; repeatable.")
     ] = None,
@@ -115,6 +118,7 @@ def evaluate(
         order=order,  # type: ignore[arg-type]
         heal=heal,
         until_suffix=until_suffix,
+        nonempty=nonempty,
         lengths=tuple(length or ()),
         corpus=str(corpus) if corpus else None,
         max_tokens=max_tokens,

@@ -91,6 +91,7 @@ class LocalModel:
                         order=ask.order,
                         heal=ask.heal,
                         until_suffix=ask.until_suffix,
+                        nonempty=ask.nonempty,
                         **self._nth(params, i),
                     ).text
                     for i in range(n)

@@ -48,7 +48,8 @@ class Continue:
 @dataclass(frozen=True, slots=True)
 class Fill:
     """The middle between two texts (paper §2.3). `heal` undoes the token boundary at its start;
-    `until_suffix` ends it where it begins to repeat the suffix, which the paper did not.
+    `until_suffix` ends it where it begins to repeat the suffix, and `nonempty` does not let it end
+    before it has begun, which the paper did not.
     """
 
     prefix: str
@@ -58,6 +59,7 @@ class Fill:
     stop: tuple[str, ...] = ()
     max_tokens: int = 512
     until_suffix: bool = False
+    nonempty: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,16 @@ class Infilling(Suite):
             return Continue(prefix, self.stop or ("\n" * 3,), min(longest, 64 * max(lines, 1)))
         order = self.options.order or "spm"
         options = self.options
-        return Fill(prefix, suffix, order, options.heal, self.stop, longest, options.until_suffix)
+        return Fill(
+            prefix,
+            suffix,
+            order,
+            options.heal,
+            self.stop,
+            longest,
+            options.until_suffix,
+            options.nonempty,
+        )
 
     def extract(self, problem: Problem, raw: Raw) -> str:
         """Of the baseline, as many lines as the gap has: it knows no end."""
@@ -67,6 +76,8 @@ class Infilling(Suite):
         notes = [f"prompts in {order} order, {healed} token healing"]
         if self.options.until_suffix:
             notes.append("answers end where they begin to repeat the suffix")
+        if self.options.nonempty:
+            notes.append("answers have one character at least: that something is missing is given")
         return notes
 
     def oracle(self, problem: Problem) -> Raw:

@@ -63,14 +63,27 @@ class Vocabulary:
         """Whether some token begins with `text` and goes on after it."""
         return any(len(self._texts[id]) > len(text) for id in self._beginning(self._write(text)))
 
-    def mask(self, text: bytes) -> Mask:
-        """Tokens [V] that begin with `text`, or with which `text` begins."""
+    def mask(self, text: bytes, *, beyond: bool = False) -> Mask:
+        """Tokens [V] that begin with `text`, or with which `text` begins.
+
+        Args:
+            beyond: leave out those that are just `text`, where some go on after it.
+        """
         allowed_V = np.zeros(self._size, np.bool_)
         written = self._write(text)
         allowed_V[list(self._beginning(written))] = True
+        if beyond and self.extends(text):
+            same = (id for id in self._beginning(written) if len(self._texts[id]) == len(written))
+            allowed_V[list(same)] = False
         for start in {written[:1], written[:2]}:
             shorter = (id for id in self._filed.get(start, ()) if len(self._texts[id]) < len(text))
             allowed_V[[id for id in shorter if written.startswith(self._texts[id])]] = True
+        return allowed_V
+
+    def any_text(self) -> Mask:
+        """Tokens [V] that are text: all but control tokens."""
+        allowed_V = np.zeros(self._size, np.bool_)
+        allowed_V[: self._known] = [bool(text) for text in self._texts[: self._known]]
         return allowed_V
 
     def join(self, ids: Sequence[int], enough: int | None = None) -> bytes:
@@ -116,23 +129,40 @@ class Healing:
     those that may follow, or None once the removed bytes are spelled. The first len(removed) bytes
     of the answer repeat the prompt.
 
+    Args:
+        heal: whether anything is taken back.
+        nonempty: the answer has at least one byte of its own, for callers who know that something
+            is missing. Suffix first nothing tells the model where the prefix ended: where prefix
+            and suffix go together as they are, it ends at once.
+
     >>> vocabulary = Vocabulary([b"in ", b"e", b"nu", b"enumerate"].__getitem__, size=4)
     >>> healed = Healing(vocabulary, [0, 1, 2])
     >>> healed.ids, healed.removed, healed([]).tolist()
     ([0], b'enu', [False, True, False, True])
     """
 
-    def __init__(self, vocabulary: Vocabulary, ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        ids: Sequence[int],
+        *,
+        heal: bool = True,
+        nonempty: bool = False,
+    ) -> None:
         self._vocabulary = vocabulary
+        self._nonempty = nonempty
         # The engine needs a token to start from, so a prompt is never taken back whole.
-        taken = vocabulary.tail(ids[1:])
+        taken = vocabulary.tail(ids[1:]) if heal else 0
         self.ids = list(ids[: len(ids) - taken])
         self.removed = vocabulary.join(ids[len(ids) - taken :])
 
     def __call__(self, output: list[int]) -> Mask | None:
-        spelled = self._vocabulary.join(output, len(self.removed))
+        spelled = self._vocabulary.join(output, len(self.removed) + 1)
         rest = self.removed[len(spelled) :]
-        return self._vocabulary.mask(rest) if rest else None
+        if rest:
+            return self._vocabulary.mask(rest, beyond=self._nonempty)
+        missing = self._nonempty and len(spelled) == len(self.removed)
+        return self._vocabulary.any_text() if missing else None
 
 
 def _is_whole(text: bytes) -> bool:

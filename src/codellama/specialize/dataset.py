@@ -205,7 +205,7 @@ def _take(
         order = shuffled(len(documents), f"{recipe.key}\0{name}\0{epoch}")
         for place, index in enumerate(order):
             before = len(builder.lengths)
-            _add(builder, documents[index], epoch, tokenizer, end)
+            _add(builder, documents[index], name, epoch, tokenizer, end)
             missing -= sum(builder.lengths[before:])
             if missing <= 0:
                 return epoch + (place + 1) / len(documents)
@@ -215,8 +215,14 @@ def _take(
 
 
 def _add(
-    builder: _Builder, document: Document, epoch: int, tokenizer: Tokenizer, end: int | None
+    builder: _Builder,
+    document: Document,
+    name: str,
+    epoch: int,
+    tokenizer: Tokenizer,
+    end: int | None,
 ) -> None:
+    """A document of the set `name`."""
     recipe = builder.recipe
     builder.documents += 1
     if document.messages:
@@ -226,7 +232,7 @@ def _add(
         builder.add(chat, document.id)
         return
     text = document.text[:_LONGEST]
-    if recipe.infilling is not None:
+    if recipe.infilling is not None and name not in recipe.infilling.plain:
         numbers = draws(recipe.key, document.id, epoch)
         parts = split(text, recipe.infilling, numbers, document.language)
         # Code has 3 to 4 characters a token: what has more than 12 of them for each place in a row

@@ -33,6 +33,7 @@ class Infilling:
         spans: kinds of middles and their weights. The paper's is ("characters", 1.0) alone.
         sentinel_weight: of PRE, SUF and MID in the loss; 0 where random places cannot be learned.
         middle_weight: of the middle and EOT in the loss.
+        plain: sets of the mix whose documents all stay left to right.
     """
 
     rate: float = 0.9
@@ -40,6 +41,7 @@ class Infilling:
     spans: tuple[tuple[SpanKind, float], ...] = (("characters", 1.0),)
     sentinel_weight: float = 1.0
     middle_weight: float = 1.0
+    plain: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _fraction("rate", self.rate)
@@ -152,8 +154,13 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """16 hex digits that change with any field."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        """16 hex digits that change with any field; one that came later only where it is set, so
+        that runs from before it go on.
+        """
+        fields = asdict(self)
+        if self.infilling is not None and not self.infilling.plain:
+            del fields["infilling"]["plain"]
+        text = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -26,7 +26,7 @@ from codellama.specialize.corpus.dedup import keep_one
 from codellama.specialize.corpus.readers import read_source
 from codellama.specialize.corpus.record import Record, read_shard, write_shard
 from codellama.specialize.corpus.secrets import redact
-from codellama.specialize.corpus.units import definitions
+from codellama.specialize.corpus.units import UNITS
 from codellama.weights.files import atomic_file, read_json
 
 __all__ = ["CorpusOptions", "build_corpus", "load_corpus"]
@@ -41,7 +41,8 @@ class CorpusOptions:
 
     Attributes:
         permissive_only: only licenses of licenses.PERMISSIVE.
-        unit: "file", or "definition" for Python's functions one by one.
+        unit: "file"; or of Python, "definition": functions one by one; "standalone": those that
+            need little but the language. Other languages stay whole files.
         redact: replace secrets, e-mail and public IP addresses.
     """
 
@@ -50,8 +51,8 @@ class CorpusOptions:
     redact: bool = True
 
     def __post_init__(self) -> None:
-        if self.unit not in ("file", "definition"):
-            raise RequestError(f"unit is {self.unit!r}: it must be file or definition")
+        if self.unit != "file" and self.unit not in UNITS:
+            raise RequestError(f"unit is {self.unit!r}: it must be file, {' or '.join(UNITS)}")
 
 
 def build_corpus(
@@ -145,7 +146,7 @@ def _build_shard(
 def _units(record: Record, options: CorpusOptions) -> list[Record]:
     if options.unit == "file" or record.language != "python":
         return [record]
-    return [record.with_text(unit) for unit in definitions(record.text)]
+    return [record.with_text(unit) for unit in UNITS[options.unit](record.text)]
 
 
 def _join(

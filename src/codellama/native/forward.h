@@ -182,6 +182,7 @@ class Model {
     void visit_block(int block, const Visit& visit);
     void rotate_and_cache(int thread, int layer, const Step& step);
     void rotate_rows(Range rows, int layer, const Step& step);
+    AttendNext after(int taken, const Step& step) const;
     void attend(Progress& at, int layer, const Step& step);
     void collect(int thread);
 

@@ -75,6 +75,19 @@ struct KvLayer {
     int n_kv_heads, head_dim, head_pad;
 };
 
+// What a thread probably attends to next: n_blocks of a table from first_block on. Fetched meanwhile, into the second
+// level; another guess changes times only.
+struct AttendNext {
+    const int32_t* table = nullptr;
+    int kv_head = 0, first_block = 0, n_blocks = 0;
+
+    // Positions of a chunk of a sequence of so many.
+    static AttendNext chunk(const int32_t* table, int kv_head, int chunk, int positions) {
+        const int first = chunk * kChunk, n = positions - first < kChunk ? positions - first : kChunk;
+        return {table, kv_head, first / kLanes, (n + kLanes - 1) / kLanes};
+    }
+};
+
 // The attention of consecutive query tokens of one sequence that share one kv head.
 struct Attend {
     KvLayer kv;
@@ -87,6 +100,7 @@ struct Attend {
     int chunk_begin, chunk_end;  // KV chunks of kChunk positions to cover; every token must see the first one
     float* scratch;              // kAttendScratch floats
     float* partial;              // out: [n_tokens · group][head_pad + 2]: maximum, sum, unnormalised output
+    AttendNext next = {};        // after the last chunk
 };
 
 // Prompts on a matrix unit: products of bfloat16 tiles, summed in float32. A tile of activations is [16 rows][32

@@ -220,6 +220,14 @@ void Model::rotate_rows(Range rows, int layer, const Step& step) {
     }
 }
 
+// What the job that a thread probably takes next begins with.
+AttendNext Model::after(int taken, const Step& step) const {
+    if (taken >= static_cast<int>(jobs_.size())) return {};
+    const AttentionJob& job = jobs_[jobs_.size() - 1 - static_cast<size_t>(taken)];
+    return AttendNext::chunk(step.blocks_SB + static_cast<ptrdiff_t>(job.sequence) * step.table_width, job.kv_head,
+                             job.chunk_begin, position_T_[static_cast<size_t>(job.token)] + job.n_tokens);
+}
+
 void Model::attend(Progress& at, int layer, const Step& step) {
     const int group = shape_.n_heads / shape_.n_kv_heads, query = shape_.n_heads * shape_.head_dim;
     const ptrdiff_t slot = (shape_.head_dim + kLanes - 1) / kLanes * kLanes + 2, att_stride = (query + 3) / 4 * 4;
@@ -241,6 +249,7 @@ void Model::attend(Progress& at, int layer, const Step& step) {
         a.chunk_end = job.chunk_end;
         a.scratch = scratch;
         a.partial = partials_.data() + job.partial;
+        a.next = after(taken + pool_.size(), step);
         (job.token >= prompts_.first ? kernels_->unit->attend : kernels_->attend)(a);
         if (job.split) continue;
         for (int i = 0; i < job.n_tokens * group; ++i) {

@@ -92,19 +92,19 @@ def main() -> None:
     rows = []
     first: dict[str, npt.NDArray[np.float64]] = {}
     for model in wish.models:
-        with CodeLlama.load(resolve(model)) as llm:
-            for name, texts in sets.items():
-                found, size = bits(llm, texts, f"{model}: {name}")
-                first.setdefault(name, found)
-                row = {
-                    "model": model,
-                    "set": name,
-                    "texts": len(texts),
-                    "bytes": size,
-                    "bits per byte": float(found.sum()) / size,
-                    "change": change(first[name], found),
-                }
-                rows.append(row)
+        llm = CodeLlama.load(resolve(model))
+        for name, texts in sets.items():
+            found, size = bits(llm, texts, f"{model}: {name}")
+            first.setdefault(name, found)
+            row = {
+                "model": model,
+                "set": name,
+                "texts": len(texts),
+                "bytes": size,
+                "bits per byte": float(found.sum()) / size,
+                "change": change(first[name], found),
+            }
+            rows.append(row)
     about = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": platform.machine(),

@@ -1,4 +1,4 @@
-"""`codellama corpus build` and `corpus stats`: what is trained on, and what it is made of."""
+"""`codellama corpus build`, `stats` and `rehearse`: what is trained on, and what it is made of."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from codellama.cli.output import human_bytes, progress_bar, table
+from codellama.cli.rehearsal import rehearse
 from codellama.errors import RequestError
 
 __all__ = ["app"]
@@ -17,6 +18,7 @@ app = typer.Typer(
     help="Build and look at training corpora.", no_args_is_help=True, rich_markup_mode=None
 )
 Folder = Annotated[Path, typer.Argument(help="The corpus folder.")]
+app.command()(rehearse)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codellama.specialize.jsonl import append_row, read_rows
 from codellama.weights.files import atomic_file
 
 __all__ = [
@@ -128,13 +129,13 @@ def make_instructions(
     unique = list(dict.fromkeys(" ".join(question.split()) for question in asked))
     funnel.unique = len(unique)
     log = folder / "attempts.jsonl"
-    known = {entry["question"]: entry for entry in _read(log)}
+    known = {entry["question"]: entry for entry in read_rows(log)}
     left = [question for question in unique if question not in known]
     attempts = _spread(
         lambda question: _attempt(generate, execute, question, solutions, seed), left, workers
     )
     for done, entry in enumerate(attempts, len(unique) - len(left) + 1):
-        _append(log, entry)
+        append_row(log, entry)
         known[entry["question"]] = entry
         if on_progress is not None:
             on_progress(done, len(unique))
@@ -181,12 +182,12 @@ def _questions(generate: Generate, log: Path, wanted: int, per_prompt: int) -> l
     prompt = QUESTIONS.format(
         count=per_prompt, seeds="\n".join(f"{i}. {q}" for i, q in enumerate(_SEEDS, 1))
     )
-    raws = [str(entry["raw"]) for entry in _read(log)]
+    raws = [str(entry["raw"]) for entry in read_rows(log)]
     found = [question for raw in raws for question in parse_questions(raw)]
     number, most = len(raws), 2 + 4 * wanted // per_prompt
     while len(found) < wanted and number < most:
         (raw,) = generate(prompt, 1, number)
-        _append(log, {"raw": raw})
+        append_row(log, {"raw": raw})
         found += parse_questions(raw)
         number += 1
     return found[:wanted]
@@ -249,22 +250,3 @@ def _compiles(line: str) -> bool:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Entries of a log. A last line that a kill cut off is taken out of the file, too: what is
-    appended next would become a part of it.
-    """
-    if not path.exists():
-        return []
-    raw = path.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) < len(raw):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def _append(path: Path, entry: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -226,7 +226,14 @@ def test_from_sources_to_a_model_that_fills_a_middle(smollm2_path: Path, tmp_pat
     once = read_own_adapter(adapter)
     twice = tmp_path / "stacked.safetensors"
     write_adapter(twice, *stacked(once, once))
+    own = tmp_path / "own.jsonl"
+    wish = ["--texts", "30", "--conversations", "2", "--functions", str(corpus), "--questions", "2"]
+    codellama(
+        "corpus", "rehearse", str(own), "--model", str(smollm2_path), *wish, "--license", "mit"
+    )
+    codellama("corpus", "build", str(corpus), str(source), str(own), "--unit", "standalone")
     other = ["--adapter", str(twice), "--spans", "line=0.5,rest=0.5", "--suffix-first", "0.6"]
+    other += ["--mix", "python=0.8,nl=0.2", "--plain", "nl"]
     codellama("specialize", "smol-135m", str(corpus), *more, *other)
     trained_on = read_own_adapter(tmp_path / "more" / "smol-135m-lora" / "adapter.safetensors")
     name = next(name for name in once.arrays if name.endswith(".a"))
@@ -255,6 +262,11 @@ def test_bad_input_is_one_line(
             ["specialize", "smol-135m", str(tmp_path), "-o", str(tmp_path), "--spans", "word=1"],
             "no kind word",
         ),
+        (
+            ["specialize", "smol-135m", str(tmp_path), "-o", str(tmp_path), "--plain", "nl"],
+            "the mix has no nl",
+        ),
+        (["corpus", "rehearse", str(tmp_path / "own.txt")], "must end in .jsonl"),
         (
             ["specialize", "smol-135m", str(tmp_path), "-o", str(tmp_path), "--spans", "line"],
             "could not convert",

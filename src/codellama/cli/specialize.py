@@ -56,6 +56,9 @@ def specialize(
         float | None,
         typer.Option("--suffix-first", help="Share of middles in that order.", show_default="0.5"),
     ] = None,
+    plain: Annotated[
+        str | None, typer.Option(help="Sets that stay left to right: nl,nl_code.")
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so long; the same command goes on.")
     ] = None,
@@ -92,7 +95,7 @@ def specialize(
     from codellama.specialize.stages import profile as find_profile
 
     chosen = _with_mix(_with_tokens(find_pipeline(recipe), tokens), mix)
-    chosen = _with_middles(chosen, spans, suffix_first)
+    chosen = _with_middles(chosen, spans, suffix_first, plain)
     if adapter is not None:
         chosen = _with_rank_of(chosen, adapter)
     machine = _with_axes(replace(find_profile(profile), threads=threads), cp=cp, tp=tp)
@@ -248,11 +251,18 @@ def _with_mix(pipeline: Pipeline, text: str | None) -> Pipeline:
     return replace(pipeline, stages=stages)
 
 
-def _with_middles(pipeline: Pipeline, spans: str | None, suffix_first: float | None) -> Pipeline:
+def _with_middles(
+    pipeline: Pipeline, spans: str | None, suffix_first: float | None, plain: str | None
+) -> Pipeline:
     """Other middles in every stage that infills."""
     from codellama.specialize.recipe import SpanKind
 
     changes: dict[str, Any] = {} if suffix_first is None else {"spm": suffix_first}
+    if plain is not None:
+        changes["plain"] = tuple(name.strip() for name in plain.split(","))
+        known = {name for stage in pipeline.stages for name, _ in stage.mix}
+        if unknown := set(changes["plain"]) - known:
+            raise RequestError(f"--plain {plain}: the mix has no {', '.join(sorted(unknown))}")
     try:
         if spans is not None:
             changes["spans"] = _weights(spans)

@@ -161,3 +161,17 @@ def test_a_server_knows_no_likelihoods() -> None:
             model.answers(ask, 1, GREEDY)
     with pytest.raises(UnsupportedAskError):
         model.count("a")
+
+
+def test_a_server_decides_itself_how_a_middle_begins_and_ends() -> None:
+    model = UrlModel("http://127.0.0.1:9/api", "m")
+    for more in ({"heal": True}, {"until_suffix": True}, {"nonempty": True}):
+        with pytest.raises(UnsupportedAskError, match="--nonempty"):
+            model.answers(Fill("a", "b", **more), 1, GREEDY)
+
+
+def test_a_middle_may_have_to_be_some() -> None:
+    model = local()
+    for order in ("psm", "spm"):
+        (answer,) = model.answers(Fill("a", "b", order, nonempty=True, max_tokens=4), 1, GREEDY)
+        assert answer != ""

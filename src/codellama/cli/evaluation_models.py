@@ -244,6 +244,11 @@ class UrlModel:
                 f"{self.url} does not give likelihoods of a text: this suite needs a model on this "
                 "machine"
             )
+        if isinstance(ask, Fill) and (ask.heal or ask.until_suffix or ask.nonempty):
+            raise UnsupportedAskError(
+                f"{self.url} decides itself how a middle begins and ends: --heal, --until-suffix and "
+                "--nonempty need a model on this machine"
+            )
         if self.ollama:
             return [self._ollama(ask, decoding, i) for i in range(n)]
         return self._openai(ask, n, decoding)

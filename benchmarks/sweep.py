@@ -36,8 +36,8 @@ from codellama.specialize.fim import Split, draws, encode_split
 from codellama.specialize.forward import PackedLoss
 from codellama.specialize.recipe import Infilling, Profile, Recipe, SpanKind
 from codellama.specialize.run import as_documents, held_out
+from codellama.specialize.smol import smol_135m
 from codellama.specialize.spans import line_span
-from codellama.specialize.stages import smol_135m
 from codellama.specialize.trainer import Trainer
 from codellama.weights.export import quantize_model
 from codellama.weights.files import atomic_file, read_json

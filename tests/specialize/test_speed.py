@@ -33,7 +33,7 @@ def test_a_processor_computes_in_what_it_has_instructions_for(
 def test_a_plan_counts_the_bytes_of_that_type(monkeypatch: pytest.MonkeyPatch) -> None:
     from codellama.model.config import PUBLISHED
     from codellama.specialize.plan import H100
-    from codellama.specialize.stages import smol_135m
+    from codellama.specialize.smol import smol_135m
 
     def memory(profile: Profile, present: dict[str, bool]) -> float:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: present)

@@ -12,7 +12,7 @@ import pytest
 
 from codellama.errors import RequestError
 from codellama.model.config import PUBLISHED
-from codellama.specialize import stages
+from codellama.specialize import smol, stages
 from codellama.specialize.plan import (
     H100,
     adapter_parameters,
@@ -76,17 +76,25 @@ def test_pipelines_are_figure_2() -> None:
 
 
 def test_recipes_are_frozen_and_keyed() -> None:
-    recipe = stages.smol_135m()
+    recipe = smol.smol_135m()
     with pytest.raises(AttributeError):
         recipe.tokens = 1  # type: ignore[misc]
-    assert recipe.key == stages.smol_135m().key
+    assert recipe.key == smol.smol_135m().key
     assert recipe.key != replace(recipe, seed=1).key
+    assert recipe.infilling is not None
+    more = replace(recipe.infilling, plain=("nl",))
+    assert recipe.key != replace(recipe, infilling=more).key
     with pytest.raises(ValueError, match="add up to 1"):
         replace(recipe, mix=(("code", 0.5),))
     with pytest.raises(ValueError, match="at least one row"):
         replace(recipe, batch_tokens=10)
     with pytest.raises(RequestError, match="lora, qlora or full"):
-        stages.smol_135m(method="magic")
+        smol.smol_135m(method="magic")
+
+
+def test_a_field_that_came_later_leaves_old_keys_alone() -> None:
+    """Runs from before `plain` go on: the key as that version computed it."""
+    assert stages.code("7b").key == "34a2aff489c578c3"
 
 
 def test_the_plan_agrees_with_the_paper_s_bill() -> None:
@@ -117,9 +125,9 @@ def test_the_plan_s_parts() -> None:
     assert plan.device_hours == pytest.approx(15_300, rel=0.05)
     assert 0 < plan.waste < 0.05 and plan.fits
     assert not plan_stage(config, recipe, Profile(), replace(H100, devices=1)).fits
-    smol, lora = PUBLISHED["smollm2:135m"], stages.smol_135m()
-    assert adapter_parameters(smol, 32) == 32 * 10_176 * 30
-    assert flops_per_token(smol, lora) < 0.75 * flops_per_token(smol, replace(lora, lora=None))
+    config, lora = PUBLISHED["smollm2:135m"], smol.smol_135m()
+    assert adapter_parameters(config, 32) == 32 * 10_176 * 30
+    assert flops_per_token(config, lora) < 0.75 * flops_per_token(config, replace(lora, lora=None))
 
 
 QUESTION = "Write a Python function that doubles a number."
@@ -211,4 +219,4 @@ def test_optimizers_and_adapters_check_themselves() -> None:
         Optimizer(learning_rate=0.0)
     with pytest.raises(ValueError, match="rank must be"):
         Lora(rank=0)
-    assert isinstance(stages.smol_135m(method="full"), Recipe)
+    assert isinstance(smol.smol_135m(method="full"), Recipe)

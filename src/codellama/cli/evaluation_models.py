@@ -246,8 +246,8 @@ class UrlModel:
             )
         if isinstance(ask, Fill) and (ask.heal or ask.until_suffix or ask.nonempty):
             raise UnsupportedAskError(
-                f"{self.url} decides itself how a middle begins and ends: --heal, --until-suffix and "
-                "--nonempty need a model on this machine"
+                f"{self.url} decides itself how a middle begins and ends: --heal, --until-suffix "
+                "and --nonempty need a model on this machine"
             )
         if self.ollama:
             return [self._ollama(ask, decoding, i) for i in range(n)]

@@ -137,6 +137,11 @@ def test_it_ends_where_it_arrives(text: str, places: list[int], until: str) -> N
         ),  # the suffix has the newline
         ("1\n\ndef other():\n    pass", "\n\ndef other():\n", "1"),
         ("1\n}\n", "}\n", None),  # tells nothing
+        ("1\n}\nreturn a\n", "}\nreturn a\n", "1\n"),  # with the next line it does
+        ("1\n}\nreturn b\n", "}\nreturn a\n", None),
+        ("1\n}\n\nreturn a\n", "}\n\nreturn a\nx", "1\n"),
+        ("1\n}\n}\n}\nreturn a\n", "}\n}\n}\nreturn a\n", None),  # three lines do not
+        ("1\n\nreturn total\n", " \nreturn total\n", None),
         ("1\n==========\n", "==========\n", None),
         ("1\n", "", None),
         ("1\n", " )\n\n", None),  # the suffix goes on in the line of the cursor

@@ -174,7 +174,7 @@ class CodeLlama:
             heal: with SPM, undo the token boundary at the end of the prefix.
             until_suffix: end, too, where the answer begins to repeat the suffix: at its first line,
                 whole, if that has 8 letters or signs. Small models often go on and write it again.
-            nonempty: something is missing for certain, so the answer has one character at least.
+            nonempty: something is missing for certain, so the answer is more than white space.
 
         Raises:
             InfillingUnsupportedError: the model was not trained to infill.

@@ -109,8 +109,8 @@ class Prompter:
         return Prompt(ids, trim=self.tokenizer.kind == "llama")
 
     def healed(self, ids: list[int], heal: bool, nonempty: bool = False) -> Prompt:
-        """The ids, with their last token boundary undone where `heal` says so, and an answer of one
-        byte at least where `nonempty` does.
+        """The ids, with their last token boundary undone where `heal` says so, and an answer
+        beyond white space where `nonempty` does.
         """
         if not heal and not nonempty:
             return Prompt(ids)

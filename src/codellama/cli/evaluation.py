@@ -52,7 +52,7 @@ def evaluate(
         bool, typer.Option("--until-suffix", help="End middles where they repeat the suffix.")
     ] = False,
     nonempty: Annotated[
-        bool, typer.Option("--nonempty", help="Middles have one character at least.")
+        bool, typer.Option("--nonempty", help="Middles are more than white space.")
     ] = False,
     length: Annotated[
         list[int] | None, typer.Option(min=64, help="Context length in tokens; repeatable.")

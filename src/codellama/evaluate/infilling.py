@@ -77,7 +77,7 @@ class Infilling(Suite):
         if self.options.until_suffix:
             notes.append("answers end where they begin to repeat the suffix")
         if self.options.nonempty:
-            notes.append("answers have one character at least: that something is missing is given")
+            notes.append("answers are more than white space: that something is missing is given")
         return notes
 
     def oracle(self, problem: Problem) -> Raw:

@@ -48,7 +48,7 @@ class Options:
         order: infilling prompts; None takes SPM, and the prefix alone where a model cannot infill.
         heal: token healing at the start of a middle.
         until_suffix: middles end, too, where they begin to repeat the suffix.
-        nonempty: middles have one character at least.
+        nonempty: middles are more than white space.
         lengths: context lengths in tokens, for the long-context suites.
         corpus: a folder of held-out code, for the suites that measure on one's own files.
     """

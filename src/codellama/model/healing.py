@@ -131,9 +131,9 @@ class Healing:
 
     Args:
         heal: whether anything is taken back.
-        nonempty: the answer has at least one byte of its own, for callers who know that something
-            is missing. Suffix first nothing tells the model where the prefix ended: where prefix
-            and suffix go together as they are, it ends at once.
+        nonempty: the answer has more than white space of its own, for callers who know that
+            something is missing. Suffix first nothing tells the model where the prefix ended: where
+            prefix and suffix go together as they are, it ends at once.
 
     >>> vocabulary = Vocabulary([b"in ", b"e", b"nu", b"enumerate"].__getitem__, size=4)
     >>> healed = Healing(vocabulary, [0, 1, 2])
@@ -157,12 +157,19 @@ class Healing:
         self.removed = vocabulary.join(ids[len(ids) - taken :])
 
     def __call__(self, output: list[int]) -> Mask | None:
-        spelled = self._vocabulary.join(output, len(self.removed) + 1)
+        spelled = self._vocabulary.join(output, len(self.removed))
         rest = self.removed[len(spelled) :]
         if rest:
             return self._vocabulary.mask(rest, beyond=self._nonempty)
-        missing = self._nonempty and len(spelled) == len(self.removed)
+        missing = self._nonempty and not self._has_begun(output)
         return self._vocabulary.any_text() if missing else None
+
+    def _has_begun(self, output: list[int]) -> bool:
+        """Whether something beside white space follows the removed bytes: a few tokens tell."""
+        return any(
+            self._vocabulary.join(output[:count])[len(self.removed) :].strip()
+            for count in range(1, len(output) + 1)
+        )
 
 
 def _is_whole(text: bytes) -> bool:

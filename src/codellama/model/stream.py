@@ -15,7 +15,8 @@ __all__ = ["TextStream", "arrival"]
 
 StopReason = Literal["stop_string", "max_lines", "suffix"]
 
-_TELLING = 8  # characters of a line beside white space: `}`, `else:` and `pass` stand anywhere
+_TELLING = 8  # characters beside white space: `}`, `else:` and `pass` stand anywhere
+_MOST_LINES = 3
 
 
 class Pieces(Protocol):
@@ -24,18 +25,24 @@ class Pieces(Protocol):
 
 def arrival(suffix: str) -> tuple[str, int] | None:
     """What says that a middle has arrived at its suffix, as TextStream takes it: the suffix's first
-    line, whole, at the same margin. None where that line does not tell enough.
+    line, whole, at the same margin, with the next ones where it is too short to tell. None where
+    three do not tell enough.
 
     >>> arrival("    return total\\n")
     ('\\n    return total\\n', 1)
+    >>> arrival("    else:\\n        left -= 1\\n")
+    ('\\n    else:\\n        left -= 1\\n', 1)
     """
-    line = next((each for each in suffix.split("\n") if each.strip()), "")
-    if len("".join(line.split())) < _TELLING or not any(map(str.isalpha, line)):
-        return None
-    lead = suffix[: suffix.index(line)]
-    if lead.strip("\n"):  # white space: the suffix goes on in the line of the cursor
-        return None
-    return f"{lead or chr(10)}{line}\n", 0 if lead else 1
+    lines = suffix.split("\n")
+    first = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
+    lead = "\n" * first
+    if not suffix.startswith(lead):
+        return None  # white space: the suffix goes on in the line of the cursor
+    for count in range(1, _MOST_LINES + 1):
+        text = "\n".join(lines[first : first + count])
+        if len("".join(text.split())) >= _TELLING and any(map(str.isalpha, text)):
+            return f"{lead or chr(10)}{text}\n", 0 if lead else 1
+    return None
 
 
 class TextStream:

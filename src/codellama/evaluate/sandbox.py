@@ -37,8 +37,10 @@ __all__ = ["Box", "Ended", "Limits", "Sandbox", "SandboxError", "Status", "watch
 
 Status = Literal["exited", "cpu", "wall", "memory", "output", "not started"]
 
-PYTHON = "/python/bin/python"
-"""The interpreter inside a box: the one that runs us, without its site-packages."""
+PYTHON = f"/python/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+"""The interpreter inside a box: the one that runs us, without its site-packages. By the name that
+every installation has: Debian's own has no `python`.
+"""
 
 POLL_S = 0.05  # 64 processes that fill memory at 10 GB/s add 0.5 GB between two looks
 STARTED = b"started"

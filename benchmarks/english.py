@@ -16,7 +16,6 @@ import csv
 import gzip
 import json
 import math
-import platform
 import random
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from codellama import CodeLlama, __version__
+from codellama.bench.machine import processor
 from codellama.cli.output import count_bar
+from codellama.evaluate.statistics import bootstrap
 from codellama.hub import resolve
 
 Sets = dict[str, list[str]]
 
 SENTENCES, QUESTIONS, BEST = 400, 150, 400
-_DRAWS = 2000  # of the bootstrap
 
 
 def texts_of(data: Path) -> Sets:
@@ -63,11 +63,7 @@ def bits(llm: CodeLlama, texts: list[str], name: str) -> tuple[npt.NDArray[np.fl
         for done, text in enumerate(texts):
             bar(done, len(texts), name)
             ids = llm.tokenizer.encode(text)
-            logits_TV = llm.logits(ids).astype(np.float64)[:-1]
-            peak_T = logits_TV.max(axis=1)
-            total_T = peak_T + np.log(np.exp(logits_TV - peak_T[:, None]).sum(axis=1))
-            chosen_T = logits_TV[np.arange(len(ids) - 1), ids[1:]]
-            found.append(float((total_T - chosen_T).sum()) / math.log(2))
+            found.append(-float(np.sum(llm.engine.logprobs(ids))) / math.log(2))
             count += sum(len(llm.tokenizer.piece(id)) for id in ids[1:])
     return np.array(found), count
 
@@ -76,10 +72,13 @@ def change(
     before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]
 ) -> tuple[float, float, float]:
     """Relative change of the sum, and its 95% interval over texts, paired."""
-    draws = np.random.default_rng(0).integers(0, len(before), (_DRAWS, len(before)))
-    ratios = after[draws].sum(axis=1) / before[draws].sum(axis=1) - 1
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(after.sum() / before.sum() - 1), float(low), float(high)
+
+    def ratio(places: npt.NDArray[np.float64]) -> float:
+        drawn = places.astype(np.int64)
+        return float(after[drawn].sum() / before[drawn].sum() - 1)
+
+    every = np.arange(len(before), dtype=np.float64)
+    return ratio(every), *bootstrap([*every], ratio)
 
 
 def main() -> None:
@@ -107,7 +106,7 @@ def main() -> None:
             rows.append(row)
     about = {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": platform.machine(),
+        "machine": processor(),
         "codellama": __version__,
         "rows": rows,
     }

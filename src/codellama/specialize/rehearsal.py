@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -144,7 +144,7 @@ def _answered(writer: Writer, question: str, seed: int) -> dict[str, Any] | None
     return {"messages": messages, "set": "instruct"}
 
 
-def _counts(rows: Iterator[dict[str, Any]] | Sequence[dict[str, Any]]) -> dict[str, int]:
+def _counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
     counts = {"texts": 0, "conversations": 0, "functions": 0, "without an end": 0}
     for row in rows:
         kind = str(row.get("path", "")).partition("/")[0]

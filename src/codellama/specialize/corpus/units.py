@@ -20,7 +20,7 @@ __all__ = ["UNITS", "definitions", "standalone"]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 _BUILTINS = frozenset(dir(builtins)) | {"__name__", "__file__"}
-_USUAL = frozenset({"numpy", "np"})  # beside the standard library
+_USUAL = frozenset({"numpy"})  # modules beside the standard library's
 
 
 def definitions(text: str, *, smallest: int = 120, largest: int = 1600) -> Iterator[str]:

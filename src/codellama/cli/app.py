@@ -101,6 +101,9 @@ def complete(
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; repeatable.")
     ] = None,
+    nonempty: Annotated[
+        bool, typer.Option("--nonempty", help="Something is missing: more than white space.")
+    ] = False,
     json: Json = False,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_p: TopP = None,
@@ -122,6 +125,7 @@ def complete(
         model,
         suffix_file,
         params,
+        nonempty=nonempty,
         as_json=json,
         context=context,
         threads=threads,

@@ -188,6 +188,7 @@ def complete(
     suffix_file: Path | None,
     params: dict[str, Any],
     *,
+    nonempty: bool,
     as_json: bool,
     context: int | None,
     threads: int | None,
@@ -197,6 +198,8 @@ def complete(
     newline and the indentation after it are one): that boundary is undone.
     """
     suffix = None
+    if nonempty and suffix_file is None:
+        raise RequestError("--nonempty is about a gap: it needs --suffix-file")
     if suffix_file is not None:
         try:
             suffix = suffix_file.read_bytes().decode("utf-8")
@@ -212,7 +215,7 @@ def complete(
         done = (
             llm.complete(prefix, heal=True, **params)
             if suffix is None
-            else llm.infill(prefix, suffix, **params)
+            else llm.infill(prefix, suffix, nonempty=nonempty, **params)
         )
         usage = {
             "prompt_tokens": done.usage.prompt_tokens,
@@ -224,5 +227,5 @@ def complete(
     write(
         llm.stream(prefix, heal=True, **params)
         if suffix is None
-        else llm.stream_infill(prefix, suffix, **params)
+        else llm.stream_infill(prefix, suffix, nonempty=nonempty, **params)
     )

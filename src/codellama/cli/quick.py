@@ -70,9 +70,9 @@ VERBS = {
         "model",
         1,
         {"suffix_file": Path, "stop": str, **_SAMPLING, **_ENGINE},
-        {"json": ("json", True)},
+        {"nonempty": ("nonempty", True), "json": ("json", True)},
         ("stop",),
-        {"temperature": 0.0, "max_tokens": 128, "json": False, **_KEPT},
+        {"temperature": 0.0, "max_tokens": 128, "nonempty": False, "json": False, **_KEPT},
     ),
     "serve": Verb(
         "",

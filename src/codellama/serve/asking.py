@@ -72,11 +72,15 @@ def truncated(lease: Lease, prompt: Prompt, params: SamplingParams) -> tuple[Pro
 
 
 def constrained(prompt: Prompt, constraint: Constraint | None) -> Prompt:
-    """The prompt with a constraint on its answer. A healed one is already under one."""
+    """The prompt with a constraint on its answer. One that is healed, or must not be
+    empty, is under one already: RequestError.
+    """
     if constraint is None:
         return prompt
     if prompt.constraint is not None:
-        raise RequestError("a healed prompt cannot be constrained: turn healing off")
+        raise RequestError(
+            "an answer that is healed or nonempty is under a constraint: leave out the other"
+        )
     return replace(prompt, constraint=constraint)
 
 

@@ -151,7 +151,9 @@ def _gap(lease: Lease, body: InfillOptions, *, heals: bool) -> tuple[Prompt, int
 
     def fill(before: str) -> Prompt:
         wish: Order = order  # type: ignore[assignment]
-        return prompts.infilling(before, suffix, order=wish, heal=heals, until_suffix=heals)
+        return prompts.infilling(
+            before, suffix, order=wish, heal=heals, until_suffix=heals, nonempty=bool(body.nonempty)
+        )
 
     made = fill(prefix)
     chunks = [SNIPPET + extra.text for extra in body.input_extra or [] if extra.text]

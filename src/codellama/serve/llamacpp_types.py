@@ -53,6 +53,8 @@ class InfillOptions(CompletionOptions, kw_only=True):
     input_extra: list[Extra] | None = None
     order: str | None = None
     """Ours: psm, spm or auto."""
+    nonempty: bool | None = None
+    """Ours: the answer is more than white space."""
     parses: str | None = None
     """Ours: "python" makes the whole text parse with the answer in its gap."""
 

@@ -118,7 +118,7 @@ async def _read(state: State, lease: Lease, body: CompletionRequest) -> _Ask:
         gap = str(texts[0]), body.suffix or ""
         constraint = python_constraint(lease.loaded, body.parses, *gap, constraint)
     heals = constraint is None and not body.logit_bias
-    prompts = [_prompt(lease, text, body.suffix, order, heals) for text in texts]  # type: ignore[arg-type]
+    prompts = [_prompt(lease, text, body, heals) for text in texts]
     prompts = [asking.constrained(prompt, constraint) for prompt in prompts]
     if body.logprobs is not None and not 0 <= body.logprobs <= 20:
         raise StatusError(400, f"logprobs is {body.logprobs}: it must be from 0 to 20")
@@ -138,12 +138,14 @@ async def _read(state: State, lease: Lease, body: CompletionRequest) -> _Ask:
     return _Ask(body, prompts, texts, params, n, best_of, infills)
 
 
-def _prompt(
-    lease: Lease, text: str | list[int], suffix: str | None, order: Order, heals: bool
-) -> Prompt:
+def _prompt(lease: Lease, text: str | list[int], body: CompletionRequest, heals: bool) -> Prompt:
     prompts = lease.loaded.prompts
-    if suffix and isinstance(text, str):
-        return prompts.infilling(text, suffix, order=order, heal=heals, until_suffix=heals)
+    if body.suffix and isinstance(text, str):
+        order: Order = body.infill_order or "auto"  # type: ignore[assignment]
+        return prompts.infilling(
+            text, body.suffix, order=order, heal=heals, until_suffix=heals,
+            nonempty=bool(body.nonempty),
+        )  # fmt: skip
     if isinstance(text, str) and not text:
         bos = prompts.tokenizer.bos_id
         return Prompt([bos if bos is not None else min(prompts.tokenizer.stop_ids)])

@@ -58,6 +58,8 @@ class CompletionRequest(Sampling, kw_only=True):
     logprobs: int | None = None
     infill_order: str | None = None
     """Ours: psm, spm or auto."""
+    nonempty: bool | None = None
+    """Ours: what fills a gap is more than white space."""
     parses: str | None = None
     """Ours: "python" keeps an infilling out of dead ends; it ends only where the text parses."""
 

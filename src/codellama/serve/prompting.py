@@ -64,7 +64,8 @@ def generate_prompt(loaded: Loaded, body: GenerateRequest, *, heal: bool = True)
     """What /api/generate asks to be continued."""
     prompts, text = loaded.prompts, body.prompt or ""
     if body.suffix:
-        return prompts.infilling(text, body.suffix, heal=heal, until_suffix=heal)
+        nonempty = bool(body.options and body.options.nonempty)
+        return prompts.infilling(text, body.suffix, heal=heal, until_suffix=heal, nonempty=nonempty)
     if body.raw:
         return prompts.completion(text)
     template = body.template or loaded.defaults.template

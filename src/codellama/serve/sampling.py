@@ -58,6 +58,8 @@ class Options(Knobs, kw_only=True):
     num_predict: int | None = None
     max_lines: int | None = None
     """Ours: end after so many lines."""
+    nonempty: bool | None = None
+    """Ours: what fills a gap is more than white space."""
 
 
 def sampling_params(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import multiprocessing
 import random
+import re
 import tarfile
 import zipfile
 from collections import Counter
@@ -100,6 +102,69 @@ def test_a_second_run_does_nothing(
     (project / "new.py").write_text("def f(x):\n    y = x\n    return y\n")
     second = build_corpus([(None, project)], tmp_path / "corpus")
     assert second["sets"]["python"]["documents"] == 2
+
+
+def many_sources(folder: Path, functions: int) -> list[tuple[str | None, Path]]:
+    """Eight packages of functions that differ, with an address in each."""
+    made: list[tuple[str | None, Path]] = []
+    for number in range(8):
+        function = FUNCTION
+        for word in ("prices", "price", "tax", "result", "sum"):
+            function = re.sub(rf"\b{word}\b", f"{word}{number}", function)
+        text = "# mail bob@corp.io\n"
+        text += "".join(function.replace("total", f"f{i}") + "\n\n" for i in range(functions))
+        metadata = "Name: p\nLicense-Expression: MIT\n\n"
+        files = {"p/a.py": text, f"p-{number}.dist-info/METADATA": metadata}
+        path = folder / f"p-{number}-py3-none-any.whl"
+        made.append((None, archive("wheel", path, files)))
+    return made
+
+
+def test_processes_read_what_one_reads(tmp_path: Path) -> None:
+    sources = many_sources(tmp_path, 3)
+    evaluation = "for price5 in prices5: if price5 > 0: result5 += price5 * (1 + tax5)"
+    made, told = [], list[str]()
+    for jobs in (1, 3):
+        folder = tmp_path / f"corpus{jobs}"
+        told.clear()
+        twice = [*sources, sources[0]]  # a source that is named twice is read once
+        manifest = build_corpus(
+            twice, folder, against=[evaluation], jobs=jobs,
+            progress=lambda done, total, what: told.append(f"{done} {what}"),
+        )  # fmt: skip
+        read = [line.partition(" ")[0] for line in told if " read p-" in line]
+        assert read == [str(number) for number in range(2, 10)]
+        assert manifest["dropped"]["shares 10 words with an evaluation"] == 1
+        assert manifest["sets"]["python"]["documents"] == 7
+        made.append((manifest, (folder / "kept.jsonl.gz").read_bytes()))
+    assert made[0] == made[1]
+
+
+def test_a_reader_that_meets_nonsense_or_is_killed(tmp_path: Path) -> None:
+    sources = many_sources(tmp_path, 400)
+    bad = tmp_path / "q-1-py3-none-any.whl"
+    bad.write_bytes(b"not what it says")
+    with pytest.raises(CodeLlamaError, match=r"q-1-py3-none-any\.whl"):
+        build_corpus([*sources[:2], (None, bad)], tmp_path / "corpus", jobs=2)
+
+    def kill(done: int, total: int, what: str) -> None:
+        if what.startswith("read "):
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    with pytest.raises(RequestError, match=r"was killed.*--jobs 1"):
+        build_corpus(sources, tmp_path / "corpus", jobs=2, progress=kill)
+    manifest = build_corpus(sources, tmp_path / "corpus", jobs=2)
+    assert len(manifest["sources"]) == 8 and manifest["sets"]["python"]["documents"] == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "stays"),
+    [("αβγ δε. " * 9, True), ("price 12345678 " * 9, True), ("12 a, 34; ", False)],
+)
+def test_letters_of_every_alphabet_count(text: str, stays: bool) -> None:
+    why = filters.reason(Record(text, license="MIT"), permissive_only=True)
+    assert why == (None if stays else "fewer than 25% letters: data")
 
 
 def archive(kind: str, path: Path, files: dict[str, str]) -> Path:

@@ -44,11 +44,16 @@ def build(
     any_license: Annotated[
         bool, typer.Option("--any-license", help="Keep what is not permissively licensed.")
     ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that read sources.", show_default="one per core"),
+    ] = None,
 ) -> None:
     """Read, filter, redact, deduplicate and decontaminate sources. A second run does nothing.
 
     Example: codellama corpus build ./corpus nl=./books ./project requests.whl
     """
+    from codellama.native import default_threads
     from codellama.specialize.corpus.build import CorpusOptions, build_corpus
     from codellama.specialize.corpus.evaluations import evaluation_texts
 
@@ -59,6 +64,7 @@ def build(
             folder,
             CorpusOptions(permissive_only=not any_license, unit=unit),
             against=texts,
+            jobs=jobs or default_threads(),
             progress=lambda done, total, what: bar(0, 0, f"[{done}/{total}] {what}"),
         )
     _print(manifest)

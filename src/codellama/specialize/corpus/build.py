@@ -6,18 +6,22 @@
     └── manifest.json                      sources, counts by reason, licenses, tokens' bytes
 
 Each source becomes a shard by a pure function of its bytes and the options, and is read again only
-when either changes; so is the join over all of them. Raises RequestError when nothing is left.
+when either changes, by as many processes as wanted; so is the join over all of them. Raises
+RequestError when nothing is left.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from codellama.errors import RequestError
 from codellama.specialize.corpus import filters
@@ -61,6 +65,7 @@ def build_corpus(
     options: CorpusOptions = CorpusOptions(),
     *,
     against: Iterable[str] = (),
+    jobs: int = 1,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """Build or bring up to date; returns the manifest.
@@ -68,28 +73,87 @@ def build_corpus(
     Args:
         sources: (set or None, path).
         against: texts of evaluation suites.
+        jobs: processes that read sources, each with the evaluations in memory.
         progress: called with (sources done, sources in all, what).
     """
     if not sources:
         raise RequestError("a corpus needs at least one source")
+    told = progress or (lambda done, total, what: None)
     texts = sorted(against)
     evaluations = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    guard: Decontaminator | None = None
-    names, reports = [], []
-    for number, (set_name, path) in enumerate(sources):
-        mark = _mark(path, set_name, options, evaluations)
-        if progress is not None:
-            progress(number, len(sources), f"reading {path.name}")
-        shard = folder / "shards" / f"{mark}.jsonl.gz"
-        report = shard.with_name(f"{mark}.json")
-        if not report.is_file():
-            guard = guard or Decontaminator(texts)
-            _build_shard(path, set_name, options, guard, shard, report)
-        names.append(shard)
-        reports.append(read_json(report))
-    if progress is not None:
-        progress(len(sources), len(sources), "removing duplicates")
+    shards = folder / "shards"
+    marks = [_mark(path, set_name, options, evaluations) for set_name, path in sources]
+    missing = {
+        mark: _Source(path, set_name, options, shards / mark)
+        for mark, (set_name, path) in zip(marks, sources, strict=True)
+        if not (shards / f"{mark}.json").is_file()
+    }
+    done = len(sources) - len(missing)
+    if missing:
+        told(done, len(sources), "reading evaluations")
+    for name in _read_all(list(missing.values()), texts, jobs):
+        done += 1
+        told(done, len(sources), f"read {name}")
+    told(len(sources), len(sources), "removing duplicates")
+    names = [shards / f"{mark}.jsonl.gz" for mark in marks]
+    reports = [read_json(shards / f"{mark}.json") for mark in marks]
     return _join(folder, names, reports, {**asdict(options), "evaluations": evaluations})
+
+
+class _Source(NamedTuple):
+    """One to be read. `shard` is the path of what it becomes, without an ending."""
+
+    path: Path
+    set: str | None
+    options: CorpusOptions
+    shard: Path
+
+
+def _read_all(sources: list[_Source], evaluations: list[str], jobs: int) -> Iterator[str]:
+    """Make every source's shard; yields their names as they are done, the large ones begun first.
+
+    Raises what a reader raises, and RequestError where one was killed.
+    """
+    if jobs < 2 or len(sources) < 2:
+        guard = Decontaminator(evaluations) if sources else None
+        for source in sources:
+            assert guard is not None
+            _build_shard(source, guard)
+            yield source.path.name
+        return
+    sources = sorted(sources, key=lambda source: -_size(source.path))
+    context = multiprocessing.get_context("spawn")  # threads of this process do not survive a fork
+    with ProcessPoolExecutor(
+        min(jobs, len(sources)), context, _start_reader, (evaluations,)
+    ) as pool:
+        begun = {pool.submit(_read_one, source): source for source in sources}
+        try:
+            for future in as_completed(begun):
+                future.result()
+                yield begun[future].path.name
+        except BrokenProcessPool:
+            raise RequestError(
+                "a process that read sources was killed, for want of memory perhaps: what is done "
+                "is kept; `--jobs 1` needs least"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_reader: list[Decontaminator] = []  # of a reading process: what it was started with
+
+
+def _start_reader(evaluations: list[str]) -> None:
+    _reader.append(Decontaminator(evaluations))
+
+
+def _read_one(source: _Source) -> None:
+    _build_shard(source, _reader[0])
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _mark(path: Path, set_name: str | None, options: CorpusOptions, evaluations: str) -> str:
@@ -109,10 +173,8 @@ def _mark(path: Path, set_name: str | None, options: CorpusOptions, evaluations:
     return digest.hexdigest()[:20]
 
 
-def _build_shard(
-    path: Path, set_name: str | None, options: CorpusOptions, guard: Decontaminator,
-    shard: Path, report: Path,
-) -> None:  # fmt: skip
+def _build_shard(source: _Source, guard: Decontaminator) -> None:
+    path, set_name, options, shard = source
     dropped: Counter[str] = Counter()
     redacted: Counter[str] = Counter()
     kept: list[Record] = []
@@ -135,12 +197,12 @@ def _build_shard(
     shard.parent.mkdir(parents=True, exist_ok=True)
     draft = shard.with_suffix(".partial")
     count = write_shard(draft, kept)
-    draft.replace(shard)
+    draft.replace(shard.with_suffix(".jsonl.gz"))
     about = {
         "source": path.name, "documents": count, "characters": sum(len(r.text) for r in kept),
         "dropped": dict(dropped.most_common()), "redacted": dict(redacted),
     }  # fmt: skip
-    atomic_file(report, json.dumps(about).encode())
+    atomic_file(shard.with_suffix(".json"), json.dumps(about).encode())
 
 
 def _units(record: Record, options: CorpusOptions) -> list[Record]:

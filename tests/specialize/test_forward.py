@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 
 from codellama.model.llama import Llama
-from codellama.specialize.forward import chunked_loss, head_weight, packed_hidden
+from codellama.specialize.attention import softmax_slopes
+from codellama.specialize.forward import (
+    PackedLoss,
+    chunked_loss,
+    entropy,
+    head_weight,
+    packed_hidden,
+)
 from codellama.specialize.lora import LoraLinear, NewRows, add_lora, lora_layers
 from codellama.specialize.recipe import Lora
 from codellama.weights.export import quantize_model
@@ -59,12 +66,13 @@ def test_recomputing_changes_no_gradient(model: Llama) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 512])
-def test_loss_and_gradients_are_those_of_cross_entropy(chunk: int) -> None:
+@pytest.mark.parametrize("size", [20, 400])
+def test_loss_and_gradients_are_those_of_cross_entropy(chunk: int, size: int) -> None:
     generator = torch.Generator().manual_seed(3)
-    hidden = torch.randn(20, 16, generator=generator)
+    hidden = torch.randn(size, 16, generator=generator)
     head = torch.randn(50, 16, generator=generator)
-    targets = torch.randint(0, 50, (20,), generator=generator)
-    weights = torch.tensor([0.0, 1.0, 2.0, 0.5] * 5)
+    targets = torch.randint(0, 50, (size,), generator=generator)
+    weights = torch.tensor([0.0, 1.0, 2.0, 0.5]).repeat(size // 4)
     results = []
     for own in (True, False):
         h, w = hidden.clone().requires_grad_(), head.clone().requires_grad_()
@@ -81,6 +89,36 @@ def test_loss_and_gradients_are_those_of_cross_entropy(chunk: int) -> None:
         theirs = F.linear_cross_entropy(hidden[keep], head, targets[keep], reduction="sum")
         ours = chunked_loss(hidden[keep], head, targets[keep], torch.ones(int(keep.sum())))
         assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_products_have_few_sizes(model: Llama) -> None:
+    """Whatever the lengths of pieces and the number of weighted tokens, which change in every step:
+    the library compiles a product for every size.
+    """
+    rows, squares = set(), set()
+
+    def spied(logits: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows.add(len(logits))
+        return entropy(logits, *rest)
+
+    def slopes(scores: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        squares.add(tuple(scores.shape[-2:]))
+        return softmax_slopes(scores, *rest)
+
+    module = PackedLoss(model)
+    module.entropy, module.slopes = spied, slopes
+    for lengths in ([5, 90, 33], [64, 61], [100, 27, 1, 70], [128]):
+        tokens_T, weights_T = tokens(sum(lengths)), torch.ones(sum(lengths))
+        weights_T[::3] = 0
+        loss = module(tokens_T, lengths, weights_T)
+        loss.backward()
+        model.zero_grad()
+        hidden = packed_hidden(model, tokens_T, lengths)
+        logits = F.linear(hidden, head_weight(model))
+        want = F.cross_entropy(logits, tokens_T.roll(-1), reduction="none") * weights_T
+        assert torch.allclose(loss, want.sum(), rtol=1e-5)
+    assert rows == {128, 192}
+    assert {n for square in squares for n in square} <= {16, 32, 48, 64, 80, 96, 112}
 
 
 def test_new_rows_get_the_gradient_of_a_whole_tied_embedding(model: Llama) -> None:

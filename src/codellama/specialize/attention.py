@@ -24,7 +24,14 @@ __all__ = ["SHORT", "SoftmaxSlopes", "attend_pieces", "softmax_slopes"]
 SoftmaxSlopes = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 SHORT = 384
-"""Longest piece whose scores are held whole: [9, 384, 384] float32 are 5 MB, about a core's L2."""
+"""Longest piece whose scores are held whole: [9, 384, 384] float32 are 5 MB, about a core's L2. A
+multiple of STEP.
+"""
+
+STEP = 16
+"""Pieces are lengthened to a multiple on a CPU, where PyTorch's library compiles products for every
+size that it meets and keeps the last 1,024, and every size of memory is a hole of its own.
+"""
 
 
 def softmax_slopes(
@@ -57,14 +64,18 @@ def attend_pieces(
     parts = zip(*(torch.split(x, sizes, 1) for x in (q_1TNH, k_1TKH, v_1TKH)), strict=True)
     outs = []
     for q, k, v in parts:
-        if q.device.type == "cpu" and q.shape[1] <= SHORT:
+        size = q.shape[1]
+        if q.device.type == "cpu" and size % STEP:
+            # Nobody sees what comes after: the last rows and columns change nothing before them.
+            q, k, v = (F.pad(x, (0, 0, 0, 0, 0, -size % STEP)) for x in (q, k, v))
+        if q.device.type == "cpu" and size <= SHORT:
             out: Tensor = _ShortPiece.apply(q, k, v, slopes)  # type: ignore[no-untyped-call]
         else:
             out = F.scaled_dot_product_attention(
                 q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
                 is_causal=True, enable_gqa=heads[0] != heads[1],
             ).transpose(1, 2)  # fmt: skip
-        outs.append(out)
+        outs.append(out[:, :size])
     return torch.cat(outs, 1).flatten(-2)
 
 

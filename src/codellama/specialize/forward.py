@@ -28,6 +28,9 @@ __all__ = [
     "Entropy", "PackedLoss", "chunked_loss", "entropy", "head_weight", "packed_hidden", "positions",
 ]  # fmt: skip
 
+STEP = 64
+"""Tokens come in multiples of it, the last of no weight: see attention.py."""
+
 CHUNK = 512
 """Tokens whose logits exist at one time: 100 MB in float32 for a vocabulary of 49,152."""
 
@@ -70,6 +73,11 @@ class PackedLoss(nn.Module):
             tokens_T, pieces, weights_T = context.padded(tokens_T, lengths, weights_T)
             targets_T, lengths = context.own(tokens_T.roll(-1)), pieces
             tokens_T, weights_T = context.own(tokens_T), context.own(weights_T)
+        elif more := -len(tokens_T) % STEP:
+            tokens_T, targets_T, weights_T = (
+                F.pad(x, (0, more)) for x in (tokens_T, targets_T, weights_T)
+            )
+            lengths = [*lengths, more]
         hidden_TD = packed_hidden(
             self.model, tokens_T, lengths, embed=rows, recompute=self.recompute,
             slopes=self.slopes, context=context,
@@ -170,8 +178,11 @@ def chunked_loss(
         rows_RD, row_ids_R: trainable rows of a frozen head, whose values the head already holds.
     """
     used = weights_T.nonzero().squeeze(1)
-    if len(used) < len(weights_T):
-        hidden_TD, targets_T, weights_T = hidden_TD[used], targets_T[used], weights_T[used]
+    more = -len(used) % STEP
+    if len(used) + more < len(weights_T):
+        weights_T = F.pad(weights_T[used], (0, more))
+        used = F.pad(used, (0, more))  # the first token again, of no weight
+        hidden_TD, targets_T = hidden_TD[used], targets_T[used]
     loss: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
         hidden_TD, head_VD, rows_RD, targets_T, weights_T, row_ids_R, chunk, entropy
     )

@@ -5,8 +5,8 @@
 DATA holds bold/ (Dhamala et al. 2021) and truthfulqa/ (Lin et al. 2022). Three sets, drawn by a
 fixed seed: sentences of Wikipedia (BOLD), questions each with all of its answers, right and wrong,
 and questions each with its best answer. The first model is the one that others are compared with.
-The first token of a text is given. Intervals are of a bootstrap over texts. Writes OUT.json and
-OUT.md. Does not measure what the models know, or answers.
+The first token of a text is given. Intervals are of a bootstrap over texts. Does not measure what
+the models know, or answers.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from codellama.bench.machine import processor
 from codellama.cli.output import count_bar
 from codellama.evaluate.statistics import bootstrap
 from codellama.hub import resolve
+
+RESULTS = Path(__file__).parent / "results"
 
 Sets = dict[str, list[str]]
 
@@ -85,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("models", nargs="+", help="the first is what others are compared with")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("english"))
+    parser.add_argument("--out", default="", help="name of the result files; none: print only")
     wish = parser.parse_args()
     sets = texts_of(wish.data)
     rows = []
@@ -104,13 +106,6 @@ def main() -> None:
                 "change": change(first[name], found),
             }
             rows.append(row)
-    about = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": processor(),
-        "codellama": __version__,
-        "rows": rows,
-    }
-    wish.out.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
     lines = ["| model | text | bits per byte | change |", "|---|---|---:|---:|"]
     for row in rows:
         ratio, low, high = row["change"]
@@ -119,8 +114,17 @@ def main() -> None:
             f"{ratio:+.1%} ({low:+.1%} to {high:+.1%}) |"
         )
     text = "\n".join(lines) + "\n"
-    wish.out.with_suffix(".md").write_text(text)
     print(text, end="")
+    if wish.out:
+        about = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": processor(),
+            "codellama": __version__,
+            "rows": rows,
+        }
+        path = RESULTS / f"{about['date']}-{wish.out}"
+        path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+        path.with_suffix(".md").write_text(text)
 
 
 if __name__ == "__main__":

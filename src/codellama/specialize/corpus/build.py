@@ -90,7 +90,8 @@ def build_corpus(
     }
     done = len(sources) - len(missing)
     if missing:
-        told(done, len(sources), "reading evaluations")
+        waiting = [source.path.name for source in missing.values()]
+        told(done, len(sources), f"reading {', '.join(waiting[:2])}{', …' * (len(waiting) > 2)}")
     for name in _read_all(list(missing.values()), texts, jobs):
         done += 1
         told(done, len(sources), f"read {name}")

@@ -56,7 +56,7 @@ def reason(record: Record, *, permissive_only: bool) -> str | None:
 
 
 def _has_letters(text: str, least: float) -> bool:
-    """At least so many. English ones are counted first, at a hundredth of the time."""
+    """At least so many. ASCII's are counted first: that takes a few passes over bytes."""
     if len(text.encode("ascii", "ignore").translate(None, _NO_LETTERS)) >= least:
         return True
     return sum(map(str.isalpha, text)) >= least

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
+from codellama.api.answers import Prompt
+from codellama.api.prompting import Prompter
 from codellama.cli import main
 from codellama.cli.generate import split_words
 from codellama.hub.catalogue import DEFAULT_MODEL
@@ -115,6 +117,25 @@ def test_complete_with_a_suffix_infills(run: Run, meta: Path, tmp_path: Path) ->
     assert 0 <= 4 + sum(map(len, parts)) - answer["usage"]["prompt_tokens"] <= 8  # healed
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_complete_says_that_something_is_missing(
+    run: Run, meta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
+) -> None:
+    asked: list[bool] = []
+    infilling = Prompter.infilling
+
+    def noted(self: Prompter, *texts: str, **options: Any) -> Prompt:
+        asked.append(options["nonempty"])
+        return infilling(self, *texts, **options)
+
+    monkeypatch.setattr(Prompter, "infilling", noted)
+    (tmp_path / "suffix").write_text("    return x")
+    for more in ((), ("--nonempty",)):
+        arguments = ("complete", str(meta), "--suffix-file", "suffix", "-n", "2", *form, *more)
+        assert run(*arguments, stdin=b"def f(x):\n").status == 0
+    assert asked == [False, True]
+
+
 def test_export_quantize_and_show(run: Run, meta: Path, tmp_path: Path) -> None:
     """Meta → GGUF → Hugging Face → GGUF, and every one of them answers the same."""
     ask = ("x = 1", "--raw", "-n", "9", "--temperature", "0")
@@ -192,6 +213,7 @@ WRONG = {
     "no file or folder": ("run", "./nowhere.gguf", "hi"),
     "nothing to complete": ("complete", "{model}"),
     "No such file": ("complete", "{model}", "--suffix-file", "nowhere"),
+    "--nonempty is about a gap": ("complete", "{model}", "--nonempty"),
     "known types": ("quantize", "{model}", "x.gguf", "--type", "Q9"),
     "is a folder": ("quantize", "{model}", ".", "--type", "Q8_0"),
     "cannot be written": ("quantize", "{model}", "no/such/x.gguf", "--type", "Q8_0"),

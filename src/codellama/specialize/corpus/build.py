@@ -115,10 +115,11 @@ def _read_all(sources: list[_Source], evaluations: list[str], jobs: int) -> Iter
 
     Raises what a reader raises, and RequestError where one was killed.
     """
+    if not sources:
+        return
     if jobs < 2 or len(sources) < 2:
-        guard = Decontaminator(evaluations) if sources else None
+        guard = Decontaminator(evaluations)
         for source in sources:
-            assert guard is not None
             _build_shard(source, guard)
             yield source.path.name
         return

@@ -215,6 +215,32 @@ def test_conversations(tmp_path: Path) -> None:
     assert document.messages == (("user", "hi"), ("assistant", "ho, ho and ho"))
 
 
+def test_a_conversation_is_cleaned_message_by_message(tmp_path: Path) -> None:
+    """Its JSON has escapes: a secret right after a line's end, a text over several lines."""
+    renamed = FUNCTION.replace("prices", "xs").replace("price", "x").replace("result", "acc")
+    talks = [
+        ["who?", "from\nann@corp.io or\nbob"],
+        ["repeat it", FUNCTION.replace("):\n", "):\n\n")],
+        ["write it", f"Gladly:\n```python\n{renamed}```\nThat adds up."],
+        ["write another", "Gladly:\n```python\ndef f(x):\n    return x\n```\nThat is it."],
+    ]
+    rows = tmp_path / "chat.jsonl"
+    with rows.open("w") as file:
+        for talk in talks:
+            turns = [
+                {"role": r, "content": c} for r, c in zip(("user", "assistant"), talk, strict=True)
+            ]
+            file.write(json.dumps({"messages": turns, "license": "MIT"}) + "\n")
+    manifest = build_corpus([(None, rows)], tmp_path / "corpus", against=[FUNCTION])
+    assert manifest["redacted"] == {"EMAIL": 1}
+    assert manifest["dropped"]["shares 10 words with an evaluation"] == 1
+    assert manifest["dropped"]["holds an evaluation's function"] == 1
+    kept = as_documents(load_corpus(tmp_path / "corpus")["instruct"])
+    assert sorted(document.messages[1][1] for document in kept) == [
+        talks[3][1], "from\n<EMAIL> or\nbob",
+    ]  # fmt: skip
+
+
 def test_bad_sources_are_one_line(tmp_path: Path, project: Path) -> None:
     for name in ("a.whl", "a.tar.gz", "a.parquet", "a.deb", "a.jsonl.gz"):
         (tmp_path / name).write_bytes(b"not what it says" * 10)

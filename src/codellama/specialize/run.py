@@ -26,8 +26,7 @@ from typing import Any
 
 from codellama.errors import CodeLlamaError, RequestError
 from codellama.specialize.base import Base, load_base
-from codellama.specialize.corpus.readers import CHAT
-from codellama.specialize.corpus.record import Record
+from codellama.specialize.corpus.record import CHAT, Record, turns_of
 from codellama.specialize.dataset import Document, build_dataset
 from codellama.specialize.export import save_adapter, trained_model
 from codellama.specialize.lora import average_with
@@ -71,8 +70,7 @@ def as_documents(records: Iterable[Record]) -> list[Document]:
     documents = []
     for record in records:
         if record.language == CHAT:
-            turns = tuple((str(role), str(content)) for role, content in json.loads(record.text))
-            documents.append(Document(record.id, "", CHAT, turns))
+            documents.append(Document(record.id, "", CHAT, tuple(turns_of(record))))
         else:
             documents.append(Document(record.id, record.text, record.language))
     return documents

@@ -25,17 +25,17 @@ from typing import Any, NamedTuple
 
 from codellama.errors import RequestError
 from codellama.specialize.corpus import filters
+from codellama.specialize.corpus.cleaning import contamination, redacted
 from codellama.specialize.corpus.decontaminate import Decontaminator
 from codellama.specialize.corpus.dedup import keep_one
 from codellama.specialize.corpus.readers import read_source
 from codellama.specialize.corpus.record import Record, read_shard, write_shard
-from codellama.specialize.corpus.secrets import redact
 from codellama.specialize.corpus.units import UNITS
 from codellama.weights.files import atomic_file, read_json
 
 __all__ = ["CorpusOptions", "build_corpus", "load_corpus"]
 
-VERSION = 1
+VERSION = 2
 """Changes when the steps do, so that old shards are not taken for new ones."""
 
 
@@ -178,7 +178,7 @@ def _mark(path: Path, set_name: str | None, options: CorpusOptions, evaluations:
 def _build_shard(source: _Source, guard: Decontaminator) -> None:
     path, set_name, options, shard = source
     dropped: Counter[str] = Counter()
-    redacted: Counter[str] = Counter()
+    secrets: Counter[str] = Counter()
     kept: list[Record] = []
     for record in read_source(path, set_name=set_name, dropped=dropped):
         why = filters.reason(record, permissive_only=options.permissive_only)
@@ -186,12 +186,11 @@ def _build_shard(source: _Source, guard: Decontaminator) -> None:
             dropped[why] += 1
             continue
         if options.redact:
-            text, found = redact(record.text)
-            redacted += found
-            record = record.with_text(text)
+            record, found = redacted(record)
+            secrets += found
         units = _units(record, options)
         for unit in units:
-            why = guard.reason(unit.text, unit.language) if len(guard) else None
+            why = contamination(unit, guard) if len(guard) else None
             if why is None:
                 kept.append(unit)
             else:
@@ -202,7 +201,7 @@ def _build_shard(source: _Source, guard: Decontaminator) -> None:
     draft.replace(shard.with_suffix(".jsonl.gz"))
     about = {
         "source": path.name, "documents": count, "characters": sum(len(r.text) for r in kept),
-        "dropped": dict(dropped.most_common()), "redacted": dict(redacted),
+        "dropped": dict(dropped.most_common()), "redacted": dict(secrets),
     }  # fmt: skip
     atomic_file(shard.with_suffix(".json"), json.dumps(about).encode())
 

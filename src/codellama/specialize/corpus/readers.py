@@ -23,12 +23,9 @@ from typing import Any
 
 from codellama.errors import RequestError
 from codellama.specialize.corpus.licenses import from_metadata, from_text, spdx_line
-from codellama.specialize.corpus.record import Record
+from codellama.specialize.corpus.record import CHAT, Record, chat_text
 
-__all__ = ["CHAT", "LANGUAGES", "read_source"]
-
-CHAT = "chat"
-"""The language of conversations, whose text is JSON: [[role, content], …]."""
+__all__ = ["LANGUAGES", "read_source"]
 
 LARGEST = 1 << 20  # bytes of one file: longer ones are data or generated (BigCode: 1 MB)
 _MEMBERS = 200_000  # of one archive
@@ -225,7 +222,7 @@ def _text_of(row: dict[str, Any]) -> str | None:
     pairs = [(m.get("role"), m.get("content")) for m in messages if isinstance(m, dict)]
     if len(pairs) < len(messages) or not all(isinstance(t, str) for pair in pairs for t in pair):
         return None
-    return json.dumps(pairs, ensure_ascii=False)
+    return chat_text([(str(role), str(content)) for role, content in pairs])
 
 
 def _rows(path: Path, kind: str) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
     {"id", "text", "language", "set", "license", "source", "path"}
 
-`id` is the hash of the text: equal texts are equal documents.
+`id` is the hash of the text: equal texts are equal documents. A conversation's text is JSON.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from codellama.errors import ModelFileError
 
-__all__ = ["Record", "read_shard", "text_id", "write_shard"]
+__all__ = ["CHAT", "Record", "chat_text", "read_shard", "text_id", "turns_of", "write_shard"]
+
+CHAT = "chat"
+"""The language of conversations, whose text is JSON: [[role, content], …]."""
 
 
 def text_id(text: str) -> str:
@@ -42,6 +45,16 @@ class Record:
 
     def with_text(self, text: str) -> Record:
         return replace(self, text=text)
+
+
+def chat_text(turns: Sequence[tuple[str, str]]) -> str:
+    """The text of a record that holds a conversation, (role, content) turns."""
+    return json.dumps(turns, ensure_ascii=False)
+
+
+def turns_of(record: Record) -> list[tuple[str, str]]:
+    """The inverse of `chat_text`."""
+    return [(str(role), str(content)) for role, content in json.loads(record.text)]
 
 
 def write_shard(path: Path, records: Iterable[Record]) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -186,6 +187,44 @@ def test_a_broken_client_does_not_end_the_thread(bench: Bench) -> None:
     bench.steps(2)
     again = bench.submit(4)
     bench.finish(again)
+
+
+def test_a_step_is_one_call_to_an_event_loop(bench: Bench) -> None:
+    """However many jobs it made something for, and on the loop's own thread."""
+    calls: list[int] = []
+
+    async def several() -> list[str]:
+        loop = asyncio.get_running_loop()
+        inner = loop.call_soon_threadsafe
+
+        def counted(function: Any, *args: Any) -> Any:
+            if threading.current_thread() is bench.worker._thread:
+                calls.append(len(args[0]))
+            return inner(function, *args)
+
+        monkey = pytest.MonkeyPatch()
+        monkey.setattr(loop, "call_soon_threadsafe", counted)
+        params = SamplingParams(max_tokens=6, ignore_eos=True)
+        jobs = [Job(prompt=Prompt([1, 2, number]), params=params) for number in range(4)]
+        streams = [JobStream(bench.worker, job, lambda: None) for job in jobs]
+        bench.runner.free = True
+        bench.runner.leave.release()
+        samples = await asyncio.gather(*(collect(stream) for stream in streams))
+        monkey.undo()
+        return [sample.text for (sample,) in samples]
+
+    assert len(asyncio.run(several())) == 4
+    assert max(calls) == 4 and len(calls) < sum(calls)
+
+
+def test_a_closed_loop_costs_nobody_anything(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, other = bench.submit(4), bench.submit(4)
+    job.loop = asyncio.new_event_loop()
+    job.loop.close()
+    bench.steps(8)
+    assert bench.ended(other) and bench.worker.jobs == 0 and not caplog.records
 
 
 def test_a_stream_closed_early_cancels_and_releases(bench: Bench) -> None:

@@ -90,7 +90,8 @@ class Job:
         editor: requests of one editor: a newer one ends an older one. None belongs to none.
         indent: an answer ends before a line that is indented by fewer characters (llama.cpp's
             n_indent).
-        deliver: takes the Deltas of a step, on the worker's thread.
+        deliver: takes the Deltas of a step, on the thread of `loop`, or the worker's.
+        loop: whose thread that is; None for the worker's.
         left: samples that have not ended.
     """
 
@@ -102,6 +103,7 @@ class Job:
     editor: str | None = None
     indent: int = 0
     deliver: Callable[[list[Delta]], None] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
     timings: Timings = field(default_factory=Timings)
     id: int = 0
     left: int = 0
@@ -207,19 +209,3 @@ def _falls_back(pieces: list[str], indent: int) -> bool:
             pieces[:] = ["\n".join(lines[:place])]
             return True
     return False
-
-
-def queue_into(
-    loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[Delta]
-) -> Callable[[list[Delta]], None]:
-    """A `deliver` that hands a step's deltas to a queue of an event loop, in one call."""
-
-    def put(deltas: list[Delta]) -> None:
-        for delta in deltas:
-            queue.put_nowait(delta)
-
-    def deliver(deltas: list[Delta]) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(put, deltas)
-
-    return deliver

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-from codellama.serve.jobs import Delta, Finish, Job, queue_into
+from codellama.serve.jobs import Delta, Finish, Job
 from codellama.serve.worker import Worker
 
 __all__ = ["JobStream", "Sample", "collect"]
@@ -38,7 +38,7 @@ class JobStream:
         self._observe = observe
         self._queue: asyncio.Queue[Delta] = asyncio.Queue()
         self._left = job.n
-        job.deliver = queue_into(asyncio.get_running_loop(), self._queue)
+        job.deliver, job.loop = self._put, asyncio.get_running_loop()
         try:
             worker.submit(job)
         except BaseException:
@@ -55,6 +55,10 @@ class JobStream:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _put(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            self._queue.put_nowait(delta)
 
     async def _deltas(self) -> AsyncIterator[Delta]:
         while self._left:

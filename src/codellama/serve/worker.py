@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TypeVar
 
 from codellama.engine.engine import Engine
@@ -158,7 +160,7 @@ class Worker:
             id = self.engine.submit(job.request())
         except CodeLlamaError as error:
             self._count -= 1
-            self._send(job, [Delta(0, error=error)])
+            self._deliver({job: [Delta(0, error=error)]})
             return
         job.start(id, self._tokenizer)
         self._jobs[id] = job
@@ -200,11 +202,20 @@ class Worker:
         return [delta for delta in made if delta is not None]
 
     def _deliver(self, deltas: dict[Job, list[Delta]]) -> None:
+        """Hand on what was made: to each event loop in one call, since every call wakes its thread,
+        which then takes Python's lock from this one in the middle of a step.
+        """
+        loops: dict[AbstractEventLoop, list[tuple[Job, list[Delta]]]] = {}
         for job, made in deltas.items():
             if not job.left and self._jobs.pop(job.id, None) is not None:
                 self._count -= 1
-            if made:
-                self._send(job, made)
+            if made and job.loop is None:
+                _hand_on([(job, made)])
+            elif made and job.loop is not None:
+                loops.setdefault(job.loop, []).append((job, made))
+        for loop, batch in loops.items():
+            with suppress(RuntimeError):  # a closed loop: nobody is there any more
+                loop.call_soon_threadsafe(_hand_on, batch)
 
     def _fail(self, error: Exception) -> None:
         """An exception in a step: every job ends with an error; the engine has mended itself."""
@@ -214,11 +225,12 @@ class Worker:
             job.left = 0
             self._deliver({job: [Delta(0, error=told)]})
 
-    @staticmethod
-    def _send(job: Job, deltas: list[Delta]) -> None:
+
+def _hand_on(batch: list[tuple[Job, list[Delta]]]) -> None:
+    for job, deltas in batch:
         if job.deliver is None:
-            return
+            continue
         try:
             job.deliver(deltas)
-        except Exception:  # the client's event loop is gone, perhaps
+        except Exception:
             log.exception("deltas could not be delivered")

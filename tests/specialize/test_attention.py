@@ -10,7 +10,7 @@ from torch import Tensor
 from codellama.specialize import attention
 from codellama.specialize.attention import attend_pieces
 
-SIZES = [5, 1, 33, 9]
+SIZES = [5, 1, 33, 9, 5, 21, 33]
 
 
 def leaves(heads: int, kv_heads: int, dtype: torch.dtype) -> list[Tensor]:
@@ -33,15 +33,17 @@ def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (9, 3)])
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("short", [0, 20, 1000])
+@pytest.mark.parametrize(("short", "batch"), [(0, 0), (20, 0), (1000, 0), (1000, 1 << 20)])
 def test_gradients_are_those_of_plain_attention(
     monkeypatch: pytest.MonkeyPatch,
     heads: tuple[int, int],
     dtype: torch.dtype,
     near: float,
     short: int,
+    batch: int,
 ) -> None:
     monkeypatch.setattr(attention, "SHORT", short)
+    monkeypatch.setattr(attention, "_BATCH_BYTES", batch)
     ours, exact = leaves(*heads, dtype), leaves(*heads, torch.float32)
     slope = torch.randn(1, sum(SIZES), heads[0] * 16, generator=torch.Generator().manual_seed(1))
     out = attend_pieces(ours[0], ours[1], ours[2], SIZES)
@@ -52,6 +54,21 @@ def test_gradients_are_those_of_plain_attention(
     for a, b in zip(found, [want, *(x.grad for x in exact)], strict=True):
         assert a is not None and b is not None and a.dtype == dtype
         assert (a.float() - b).norm() <= near * b.norm()
+
+
+def test_every_token_is_in_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of like lengths together, up to the bound."""
+    monkeypatch.setattr(attention, "_BATCH_BYTES", 2 * 64 * 64 * 4)
+    batches = attention._batches([5, 64, 70, 3, 0, 64], 4, 64)
+    assert [(batch.B, batch.n) for batch in batches] == [(2, 64), (2, 64), (1, 128)]
+    assert sorted(int(t) for batch in batches for t in batch.tokens) == list(range(206))
+    x = torch.arange(1.0, 207.0)[:, None]
+    again = torch.zeros_like(x)
+    for batch in batches:
+        taken = batch.take(x)
+        assert int((taken != 0).sum()) == len(batch.tokens)
+        batch.put(taken, again)
+    assert torch.equal(again, x)
 
 
 def test_scores_that_overflow_above_the_diagonal_do_no_harm() -> None:

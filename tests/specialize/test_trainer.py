@@ -130,6 +130,18 @@ def test_accumulation_changes_nothing(
     assert results[0][0] == pytest.approx(results[2][0], rel=1e-6)
 
 
+def test_few_rows_of_an_embedding_are_as_good_as_all(
+    tiny_base: Path, documents: list[Document]
+) -> None:
+    """The gradient of a tied one: that of its use as head, and some rows."""
+    (few, records), (all_rows, others) = (trainer(tiny_base, documents, None) for _ in range(2))
+    assert few.base.model.output is None and few.base.model.tok_embeddings.sparse
+    all_rows.base.model.tok_embeddings.sparse = False
+    few.train()
+    all_rows.train()
+    assert losses(records) == pytest.approx(losses(others), rel=1e-6)
+
+
 def test_bfloat16_follows_float32(tiny_base: Path, documents: list[Document]) -> None:
     _, want = pair = trainer(tiny_base, documents, None)
     pair[0].train()

@@ -32,10 +32,17 @@ STEP = 64
 """Tokens come in multiples of it, the last of no weight: see attention.py."""
 
 CHUNK = 512
-"""Tokens whose logits exist at one time: 100 MB in float32 for a vocabulary of 49,152."""
+"""Tokens whose logits are looked at in float32 at one time: 100 MB for a vocabulary of 49,152, and
+several times that where nothing is compiled.
+"""
+
+GROUP = 2048
+"""Tokens whose slopes a gradient of the head is made of at once, 201 MB in bfloat16: a sum over
+groups takes three passes over a matrix in float32.
+"""
 
 Embed = Callable[[Tensor], Tensor]
-Entropy = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Entropy = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class PackedLoss(nn.Module):
@@ -147,15 +154,16 @@ def head_weight(model: Llama) -> Tensor:
     return weight
 
 
-def entropy(logits_cV: Tensor, targets_c: Tensor, weights_c: Tensor) -> tuple[Tensor, Tensor]:
-    """(Σ weight · cross-entropy in float32, its derivative by the logits in their type)."""
+def entropy(logits_cV: Tensor, targets_c: Tensor, weights_c: Tensor) -> Tensor:
+    """Σ weight · cross-entropy in float32. Its derivative by the logits takes their place."""
     logits, at_c1, weights_c1 = logits_cV.float(), targets_c[:, None], weights_c[:, None]
     norm_c1 = logits.logsumexp(1, keepdim=True)
     chosen_c1 = logits.gather(1, at_c1)
     loss = (weights_c1 * (norm_c1 - chosen_c1)).sum()
-    slope_cV = ((logits - norm_c1).exp() * weights_c1).to(logits_cV.dtype)
+    logits_cV.copy_((logits - norm_c1).exp() * weights_c1)
     hit_c1 = ((chosen_c1 - norm_c1).exp() - 1) * weights_c1
-    return loss, slope_cV.scatter(1, at_c1, hit_c1.to(logits_cV.dtype))
+    logits_cV.scatter_(1, at_c1, hit_c1.to(logits_cV.dtype))
+    return loss
 
 
 def chunked_loss(
@@ -167,15 +175,17 @@ def chunked_loss(
     rows_RD: Tensor | None = None,
     row_ids_R: Tensor | None = None,
     chunk: int = CHUNK,
+    group: int = GROUP,
     entropy: Entropy = entropy,
 ) -> Tensor:
     """Σ weight · cross-entropy over tokens, float32; positions of weight 0 are not computed.
 
-    The gradients are computed with the loss, chunk by chunk, so logits are made once. The sum is
-    left undivided: the trainer divides by the weights of the whole batch.
+    The gradients are computed with the loss, so logits are made once. They come with the weights'
+    size: a caller who divides those by the weights of the whole batch spares a pass over them.
 
     Args:
         rows_RD, row_ids_R: trainable rows of a frozen head, whose values the head already holds.
+        chunk, group: see CHUNK and GROUP; a frozen head has no use for groups.
     """
     used = weights_T.nonzero().squeeze(1)
     more = -len(used) % STEP
@@ -184,7 +194,7 @@ def chunked_loss(
         used = F.pad(used, (0, more))  # the first token again, of no weight
         hidden_TD, targets_T = hidden_TD[used], targets_T[used]
     loss: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden_TD, head_VD, rows_RD, targets_T, weights_T, row_ids_R, chunk, entropy
+        hidden_TD, head_VD, rows_RD, targets_T, weights_T, row_ids_R, (chunk, group), entropy
     )
     return loss
 
@@ -199,25 +209,30 @@ class _ChunkedLoss(torch.autograd.Function):
         targets_T: Tensor,
         weights_T: Tensor,
         row_ids_R: Tensor | None,
-        chunk: int,
+        sizes: tuple[int, int],
         entropy: Entropy,
     ) -> Tensor:
+        chunk, group = sizes
+        if not ctx.needs_input_grad[1]:
+            group = chunk
         total = torch.zeros((), device=hidden_TD.device)
         grad_hidden = torch.empty_like(hidden_TD)
-        grad_head = (
-            torch.zeros_like(head_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        )
+        grad_head: Tensor | None = None
         grad_rows = None if rows_RD is None else torch.zeros_like(rows_RD, dtype=torch.float32)
-        for begin in range(0, len(hidden_TD), chunk):
-            part = slice(begin, begin + chunk)
-            h_cD = hidden_TD[part]
-            loss, slope_cV = entropy(F.linear(h_cD, head_VD), targets_T[part], weights_T[part])
-            total += loss
-            grad_hidden[part] = slope_cV @ head_VD
-            if grad_head is not None:
-                grad_head += slope_cV.T @ h_cD
+        scratch_gV = hidden_TD.new_empty(min(group, len(hidden_TD)), len(head_VD))
+        for begin in range(0, len(hidden_TD), group):
+            part = slice(begin, begin + group)
+            h_gD = hidden_TD[part]
+            slope_gV = scratch_gV[: len(h_gD)]
+            total += _slopes(
+                h_gD, head_VD, targets_T[part], weights_T[part], slope_gV, chunk, entropy
+            )
+            torch.mm(slope_gV, head_VD, out=grad_hidden[part])
+            if ctx.needs_input_grad[1]:
+                more = slope_gV.T @ h_gD
+                grad_head = more if grad_head is None else grad_head.float().add_(more)
             if grad_rows is not None:
-                grad_rows += slope_cV[:, row_ids_R].T.float() @ h_cD.float()
+                grad_rows += slope_gV[:, row_ids_R].T.float() @ h_gD.float()
         ctx.save_for_backward(grad_hidden, grad_head, grad_rows)
         ctx.dtypes = (head_VD.dtype, None if rows_RD is None else rows_RD.dtype)
         return total
@@ -227,9 +242,29 @@ class _ChunkedLoss(torch.autograd.Function):
         (slope,) = slopes
         hidden, head, rows = ctx.saved_tensors
         head_type, rows_type = ctx.dtypes
+        if slope != 1:
+            hidden, head, rows = (x if x is None else x * slope for x in (hidden, head, rows))
         return (
-            hidden * slope.to(hidden.dtype),
-            None if head is None else (head * slope).to(head_type),
-            None if rows is None else (rows * slope).to(rows_type),
+            hidden,
+            None if head is None else head.to(head_type),
+            None if rows is None else rows.to(rows_type),
             None, None, None, None, None,
         )  # fmt: skip
+
+
+def _slopes(
+    h_gD: Tensor,
+    head_VD: Tensor,
+    targets_g: Tensor,
+    weights_g: Tensor,
+    out_gV: Tensor,
+    chunk: int,
+    entropy: Entropy,
+) -> Tensor:
+    """The loss of a group; `out_gV` becomes its derivative by the logits."""
+    total = torch.zeros((), device=h_gD.device)
+    for begin in range(0, len(h_gD), chunk):
+        part = slice(begin, begin + chunk)
+        torch.mm(h_gD[part], head_VD.T, out=out_gV[part])
+        total += entropy(out_gV[part], targets_g[part], weights_g[part])
+    return total

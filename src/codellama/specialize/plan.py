@@ -131,11 +131,12 @@ def plan_stage(
 
 def _activations(config: ModelConfig, recipe: Recipe, profile: Profile, element: int) -> float:
     """Bytes kept for the backward pass of one micro-batch: per token and layer 14 vectors of dim
-    and 4 of ffn_dim (of one layer only with recomputation, plus every layer's input), and 512
-    rows of logits, three times in float32.
+    and 4 of ffn_dim (of one layer only with recomputation, plus every layer's input); logits of
+    512 rows, of 2,048 where the head is trained, and twice those of 512 in float32.
     """
     tokens = profile.micro_rows * recipe.sequence
     layer = tokens * element * (14 * config.dim + 4 * config.ffn_dim)
     kept = layer + config.n_layers * tokens * element * config.dim
     layers = kept if profile.recompute else config.n_layers * layer
-    return layers + 3 * 4.0 * 512 * config.vocab_size
+    rows = min(tokens, 512 if recipe.lora else 2048)
+    return layers + (rows * element + 2 * 512 * 4.0) * config.vocab_size

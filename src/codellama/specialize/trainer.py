@@ -26,7 +26,7 @@ from codellama.errors import CodeLlamaError, ModelFileError
 from codellama.specialize import run_log
 from codellama.specialize.base import Base
 from codellama.specialize.checkpoint import Saver, latest, load_checkpoint
-from codellama.specialize.compiled import compile_loss, pays
+from codellama.specialize.compiled import compile_loss, compile_update, pays
 from codellama.specialize.dataset import Dataset, Row
 from codellama.specialize.forward import PackedLoss
 from codellama.specialize.heap import TRIM_STEPS, keep_memory, trim_memory
@@ -127,6 +127,9 @@ class Trainer:
         rows = None
         if recipe.lora is None:
             model.requires_grad_(True)
+            # The head's gradient, which comes first, takes up the few rows of a tied embedding's:
+            # a whole one of zeros and its sum are four passes over 49,152 rows.
+            model.tok_embeddings.sparse = model.output is None and self.parallel is None
         else:
             add_lora(model, recipe.lora, recipe.seed, self.base.source.tensor)
             if self.base.new_ids:
@@ -146,6 +149,7 @@ class Trainer:
         dtype = next(self.base.model.parameters()).dtype
         try:
             compile_loss(self.module, self.device, dtype)
+            compile_update(self.optimizer)
         except (RuntimeError, OSError, ImportError) as error:
             if self._on_warning is not None:
                 reason = str(error).strip().splitlines()[0]
@@ -198,10 +202,10 @@ class Trainer:
         rows = every if parallel is None else every[parallel.share :: parallel.shares]
         factor = 1 if parallel is None else parallel.factor
         rate = learning_rate(self.recipe.optimizer, self.step, self.steps)
-        total = float(sum(_target_weights(row).sum() for row in every))
+        total = max(float(sum(_target_weights(row).sum() for row in every)), 1.0)
         loss = 0.0
         for start in range(0, len(rows), self.profile.micro_rows):
-            part = self._loss(rows[start : start + self.profile.micro_rows]) / max(total, 1.0)
+            part = self._loss(rows[start : start + self.profile.micro_rows], total)
             (part * factor).backward()  # type: ignore[no-untyped-call]
             self.optimizer.collect()
             loss += float(part.detach())
@@ -220,14 +224,16 @@ class Trainer:
             self.step, self.tokens, loss, rate, norm, round(time.monotonic() - began, 3)
         )
 
-    def _loss(self, rows: list[Row]) -> Tensor:
-        """Σ weight · cross-entropy of the rows; every token is predicted from those before it in
-        its own piece.
+    def _loss(self, rows: list[Row], total: float) -> Tensor:
+        """Σ weight · cross-entropy of the rows, over `total`; every token is predicted from those
+        before it in its own piece.
         """
         tokens_T = torch.from_numpy(np.concatenate([row.tokens_T for row in rows]))
         weights_T = torch.from_numpy(np.concatenate([_target_weights(row) for row in rows]))
         lengths = [length for row in rows for length in row.lengths]
-        loss: Tensor = self.module(tokens_T.to(self.device), lengths, weights_T.to(self.device))
+        loss: Tensor = self.module(
+            tokens_T.to(self.device), lengths, weights_T.to(self.device) / total
+        )
         return loss
 
     def _diverged(self, rows: list[Row], loss: float) -> DivergedError:

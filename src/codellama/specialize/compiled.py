@@ -69,7 +69,12 @@ def compile_update(optimizer: MasterAdamW) -> None:
 
 def _pointwise(device: torch.device, dtype: torch.dtype) -> Pointwise:
     """Compiled versions, tried once forward and backward."""
-    norm, turn, gate = (_compiled(f) for f in (rms_norm, rotate, swiglu))
+    norm, turned, gate = (_compiled(f) for f in (rms_norm, rotate, swiglu))
+
+    def turn(x_BTNH: Tensor, cos_BTh: Tensor, sin_BTh: Tensor) -> Tensor:
+        out: Tensor = _Turn.apply(x_BTNH, cos_BTh, sin_BTh, turned)  # type: ignore[no-untyped-call]
+        return out
+
     pointwise = Pointwise(norm, turn, gate)
     x = torch.ones(1, 24, 2, 8, device=device, dtype=dtype, requires_grad=True)
     weight = torch.ones(8, device=device, dtype=dtype)
@@ -77,6 +82,25 @@ def _pointwise(device: torch.device, dtype: torch.dtype) -> Pointwise:
     y: Tensor = turn(norm(x, weight, 1e-5), angles.cos(), angles.sin())
     gate(y, y).sum().backward()
     return pointwise
+
+
+class _Turn(torch.autograd.Function):
+    """A rotation, whose derivative is the rotation back: the compiler's own takes one element at a
+    time, 2.5 ms for 2,048 tokens where the rotation takes one.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BTNH: Tensor, cos_BTh: Tensor, sin_BTh: Tensor, turned: Callable[..., Tensor]
+    ) -> Tensor:
+        ctx.save_for_backward(cos_BTh, sin_BTh)
+        ctx.turned = turned
+        return turned(x_BTNH, cos_BTh, sin_BTh)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> tuple[Tensor | None, ...]:
+        cos_BTh, sin_BTh = ctx.saved_tensors
+        return ctx.turned(slopes[0], cos_BTh, -sin_BTh), None, None, None
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:

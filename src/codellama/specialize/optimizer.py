@@ -90,6 +90,9 @@ class MasterAdamW:
 
     Args:
         parameters: name → trainable parameter, on its device and in the compute type.
+
+    Attributes:
+        one_pass: what takes the place of PyTorch's AdamW where it was compiled.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], config: Optimizer) -> None:
@@ -106,9 +109,8 @@ class MasterAdamW:
             {"params": vectors, "weight_decay": 0.0},
         ]
         shards = any(isinstance(m, DTensor) for m in self.masters.values())
-        self._sums: dict[
-            str, Tensor
-        ] = {}  # gradients where masters are apart: the first as it came
+        # Gradients where masters are apart; that of a single backward pass stays as it came.
+        self._sums: dict[str, Tensor] = {}
         self.one_pass: OnePass | None = None
         self._adam = torch.optim.AdamW(
             [group for group in groups if group["params"]],
@@ -171,10 +173,10 @@ class MasterAdamW:
             state = self._moments(master)
             state["step"] += 1
             self.one_pass.update(
-                *(
-                    x.view(-1)
-                    for x in (master.data, gradient, state["exp_avg"], state["exp_avg_sq"])
-                ),
+                master.data.view(-1),
+                gradient.reshape(-1),
+                state["exp_avg"].view(-1),
+                state["exp_avg_sq"].view(-1),
                 None if parameter is master else parameter.data.view(-1),
                 self._numbers(rate, clip, master.dim(), float(state["step"])),
             )

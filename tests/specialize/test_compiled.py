@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from codellama.model.llama import Llama
+from codellama.model.llama import Llama, rotate
 from codellama.specialize import compiled
 from codellama.specialize.base import load_base
 from codellama.specialize.compiled import WORTH_STEPS, compile_loss, pays
@@ -41,6 +41,23 @@ def test_compiled_is_plain() -> None:
     for p, q in zip(plain.parameters(), fast.parameters(), strict=True):
         assert p.grad is not None and q.grad is not None
         assert torch.allclose(p.grad, q.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_complex_products_rotate(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 20, 3, 16, generator=generator).to(dtype)
+    angles = torch.randn(1, 20, 8, generator=generator)
+    slope = torch.randn(x.shape, generator=generator).to(dtype)
+    found = []
+    for turn in (rotate, compiled._turned):
+        leaf = x.clone().requires_grad_()
+        out = turn(leaf, angles.cos(), angles.sin())
+        out.backward(slope)
+        assert leaf.grad is not None and out.dtype == leaf.grad.dtype == dtype
+        found.append((out.detach(), leaf.grad))
+    for want, got in zip(*found, strict=True):
+        assert torch.allclose(want, got, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
 
 
 def test_only_long_stages_compile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
-"""The element-wise parts of training compiled by torch.compile: one pass over memory instead of three
-to eight. SmolLM2-135M with LoRA on two cores: 858 tokens a second instead of 672
+"""The element-wise parts of training compiled by torch.compile: one pass over memory where there
+were three to eight. SmolLM2-135M with LoRA on two cores: 858 tokens a second, where it was 672
 (benchmarks/training.py).
 
 The compiler needs about 25 s at the first step, and on a CPU a C++ compiler; where it fails, the

@@ -88,7 +88,7 @@ def _turned(x_BTNH: Tensor, cos_BTh: Tensor, sin_BTh: Tensor) -> Tensor:
 
 
 def _turn(x_BTNH: Tensor, cos_BTh: Tensor, sin_BTh: Tensor) -> Tensor:
-    pairs_BTNh = torch.view_as_complex(x_BTNH.float().unflatten(-1, (-1, 2)))
+    pairs_BTNh = torch.view_as_complex(x_BTNH.float().reshape(*x_BTNH.shape[:-1], -1, 2))
     turned_BTNh = pairs_BTNh * torch.complex(cos_BTh, sin_BTh).unsqueeze(-2)
     return torch.view_as_real(turned_BTNh).flatten(-2).to(x_BTNH.dtype)
 

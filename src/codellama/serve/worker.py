@@ -205,15 +205,16 @@ class Worker:
         """Hand on what was made: to each event loop in one call, since every call wakes its thread,
         which then takes Python's lock from this one in the middle of a step.
         """
-        loops: dict[AbstractEventLoop, list[tuple[Job, list[Delta]]]] = {}
+        batches: dict[AbstractEventLoop | None, list[tuple[Job, list[Delta]]]] = {}
         for job, made in deltas.items():
             if not job.left and self._jobs.pop(job.id, None) is not None:
                 self._count -= 1
-            if made and job.loop is None:
-                _hand_on([(job, made)])
-            elif made and job.loop is not None:
-                loops.setdefault(job.loop, []).append((job, made))
-        for loop, batch in loops.items():
+            if made:
+                batches.setdefault(job.loop, []).append((job, made))
+        for loop, batch in batches.items():
+            if loop is None:
+                _hand_on(batch)
+                continue
             with suppress(RuntimeError):  # a closed loop: nobody is there any more
                 loop.call_soon_threadsafe(_hand_on, batch)
 

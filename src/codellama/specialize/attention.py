@@ -12,8 +12,8 @@ G query heads of a kv head, H head_dim.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -73,17 +73,15 @@ def attend_pieces(
     if all(short):
         return _attend_short(*qkv, sizes, slopes).flatten(-2)
     parts = list(zip(*(torch.split(x, sizes, 1) for x in qkv), strict=True))
-    outs = [parts[0][0].new_empty(0)] * len(sizes)
-    if any(short):
-        few = [i for i, is_short in enumerate(short) if is_short]
-        together = [torch.cat(x, 1) for x in zip(*(parts[i] for i in few), strict=True)]
-        lengths = [sizes[i] for i in few]
-        done = _attend_short(together[0], together[1], together[2], lengths, slopes)
-        for i, out in zip(few, torch.split(done, lengths, 1), strict=True):
-            outs[i] = out
-    for i, (q, k, v) in enumerate(parts):
-        if not short[i]:
-            outs[i] = _attend_long(q, k, v)
+    done: Iterator[Tensor] = iter(())
+    if few := [part for part, is_short in zip(parts, short, strict=True) if is_short]:
+        q, k, v = (torch.cat(x, 1) for x in zip(*few, strict=True))
+        lengths = [size for size, is_short in zip(sizes, short, strict=True) if is_short]
+        done = iter(torch.split(_attend_short(q, k, v, lengths, slopes), lengths, 1))
+    outs = [
+        next(done) if is_short else _attend_long(*part)
+        for part, is_short in zip(parts, short, strict=True)
+    ]
     return torch.cat(outs, 1).flatten(-2)
 
 
@@ -103,7 +101,8 @@ def _attend_long(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _attend_short(
     q_1TNH: Tensor, k_1TKH: Tensor, v_1TKH: Tensor, sizes: list[int], slopes: SoftmaxSlopes
 ) -> Tensor:
-    batches = _batches(sizes, q_1TNH.shape[2] * q_1TNH.element_size(), _step(q_1TNH.dtype))
+    pair_bytes = q_1TNH.shape[2] * q_1TNH.element_size()
+    batches = _batches(tuple(sizes), _step(q_1TNH.dtype), _BATCH_BYTES // pair_bytes)
     out_TNH: Tensor = _ShortPieces.apply(  # type: ignore[no-untyped-call]
         q_1TNH[0], k_1TKH[0], v_1TKH[0], batches, slopes
     )
@@ -138,11 +137,10 @@ class _Batch(NamedTuple):
         out_Tkh.index_copy_(0, self.tokens, own)
 
 
-def _batches(sizes: list[int], bytes_of_one: int, step: int) -> list[_Batch]:
-    """Pieces of one length, after lengthening, together, as many as _BATCH_BYTES allow.
-
-    Args:
-        bytes_of_one: of the scores of one pair of tokens, all heads.
+@lru_cache(2)  # every layer asks anew, and so does recomputing
+def _batches(sizes: tuple[int, ...], step: int, most_pairs: int) -> list[_Batch]:
+    """Pieces of one length, after lengthening, together: one, or as many as have at most so many
+    pairs of tokens.
     """
     groups: dict[int, list[tuple[int, int]]] = {}
     begin = 0
@@ -152,7 +150,7 @@ def _batches(sizes: list[int], bytes_of_one: int, step: int) -> list[_Batch]:
         begin += size
     made = []
     for n, pieces in groups.items():
-        most = max(1, _BATCH_BYTES // (n * n * bytes_of_one))
+        most = max(1, most_pairs // (n * n))
         for first in range(0, len(pieces), most):
             part = torch.tensor(pieces[first : first + most])
             at_n = torch.arange(n)

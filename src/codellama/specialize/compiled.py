@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from codellama.model.llama import Pointwise, rms_norm, swiglu
 from codellama.specialize.attention import softmax_slopes
@@ -54,8 +53,7 @@ def compile_update(optimizer: MasterAdamW) -> None:
 
     Raises as `compile_loss` does.
     """
-    masters = list(optimizer.masters.values())
-    if any(isinstance(m, DTensor) or m.device.type != "cpu" for m in masters):
+    if optimizer.sharded or any(m.device.type != "cpu" for m in optimizer.masters.values()):
         return
     one_pass = OnePass(_compiled(squares), _compiled(update))
     dtypes = {parameter.dtype for parameter in optimizer.parameters.values()}

@@ -92,6 +92,7 @@ class MasterAdamW:
         parameters: name → trainable parameter, on its device and in the compute type.
 
     Attributes:
+        sharded: whether masters are parts of tensors.
         one_pass: what takes the place of PyTorch's AdamW where it was compiled.
     """
 
@@ -108,7 +109,7 @@ class MasterAdamW:
             {"params": matrices, "weight_decay": config.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
-        shards = any(isinstance(m, DTensor) for m in self.masters.values())
+        self.sharded = any(isinstance(m, DTensor) for m in self.masters.values())
         # Gradients where masters are apart; that of a single backward pass stays as it came.
         self._sums: dict[str, Tensor] = {}
         self.one_pass: OnePass | None = None
@@ -117,8 +118,8 @@ class MasterAdamW:
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.eps,
-            fused=not shards,
-            foreach=False if shards else None,  # those of one step may lie on several meshes
+            fused=not self.sharded,
+            foreach=False if self.sharded else None,  # those of one step may lie on several meshes
         )
 
     def collect(self) -> None:
@@ -167,7 +168,7 @@ class MasterAdamW:
         norm = math.sqrt(sum(float(self.one_pass.squares(g)) for g in gradients.values()))
         if not math.isfinite(norm):
             return norm
-        clip = min(1.0, self.config.clip / (norm + 1e-6))  # as clip_grad_norm_ has it
+        clip = self._factor(norm)
         for name, gradient in gradients.items():
             master, parameter = self.masters[name], self.parameters[name]
             state = self._moments(master)
@@ -215,15 +216,18 @@ class MasterAdamW:
     def _clip(self) -> float:
         """Clip all gradients by the norm of all; returns it."""
         masters = list(self.masters.values())
-        if not any(isinstance(m, DTensor) for m in masters):
+        if not self.sharded:
             return float(nn.utils.clip_grad_norm_(masters, self.config.clip))
         gradients = [m.grad for m in masters if m.grad is not None]
         norm = math.sqrt(sum(float(whole(g.norm())) ** 2 for g in gradients))
-        factor = self.config.clip / (norm + 1e-6)  # as clip_grad_norm_ has it
-        if factor < 1:
+        if (factor := self._factor(norm)) < 1:
             for gradient in gradients:
                 gradient.mul_(factor)
         return norm
+
+    def _factor(self, norm: float) -> float:
+        """What gradients of that norm are multiplied by; as clip_grad_norm_ has it."""
+        return min(1.0, self.config.clip / (norm + 1e-6))
 
     @torch.no_grad()
     def write_back(self) -> None:

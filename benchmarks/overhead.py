@@ -36,6 +36,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "temperature 0.8, top_k 40, top_p 0.9": {"temperature": 0.8, "top_k": 40, "top_p": 0.9},
     "temperature 0.8, min_p 0.05": {"temperature": 0.8, "min_p": 0.05},
     "greedy, repetition_penalty 1.1": {"repetition_penalty": 1.1},
+    "greedy, dry_multiplier 0.8": {"dry_multiplier": 0.8},
     "greedy, logprobs 0": {"logprobs": 0},
     "greedy, logprobs 5": {"logprobs": 5},
     "greedy, any JSON": {"form": "json"},

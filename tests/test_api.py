@@ -187,6 +187,47 @@ def test_samples_and_many_prompts() -> None:
     assert many[1].tokens != one.tokens
 
 
+def circling(history: list[int]) -> Logits:
+    """`ab` for ever; the end is second."""
+    row = np.zeros(SIZE, np.float32)
+    row[[257, ord("a") if history[-1] == ord("b") else ord("b")]] = 8.0, 9.0
+    return row
+
+
+class TestRepeats:
+    def test_an_answer_that_goes_in_circles_ends(self) -> None:
+        """`ab` may come once and again: then its repeat is two long, and costs 0.8 · 1.75^0 …"""
+        free = llm_of(circling).complete("b", max_tokens=20)
+        kept = llm_of(circling).complete("b", max_tokens=20, dry_multiplier=0.8)
+        assert (free.text, free.finish_reason) == ("ab" * 10, "length")
+        assert (kept.text, kept.finish_reason) == ("abab" + "a", "stop")
+
+    def test_what_is_in_the_prompt_is_no_repeat_unless_asked(self) -> None:
+        prompt = "abababab"
+        for window, answer in ((None, "ababa"), (-1, "")):
+            params = {"dry_multiplier": 0.8, "dry_penalty_last_n": window}
+            out = llm_of(circling).complete(prompt, max_tokens=20, **params)
+            assert (out.text, out.finish_reason) == (answer, "stop")
+
+    def test_breakers(self) -> None:
+        """With ` enumerate` among the tokens, `e` is in four of them."""
+        prompter = llm_of().prompts
+        params = SamplingParams(dry_multiplier=1.0, dry_sequence_breakers=("e", "\n"))
+        found = prompter.resolved(params).dry_breakers
+        first = ByteTokenizer.FIRST_WORD
+        assert found == {ord("e"), first, first + 1, first + 2, ord("\n"), first + 3}
+        assert prompter.resolved(params) == prompter.resolved(params)
+        off = SamplingParams(dry_sequence_breakers=("e",))
+        assert prompter.resolved(off) is off
+        for breaker, text in (("b", "ab" * 10), ("z", "ababa")):
+            given = {"dry_multiplier": 0.8, "dry_sequence_breakers": breaker}
+            assert llm_of(circling).complete("b", max_tokens=20, **given).text == text
+
+    def test_too_many_breakers(self) -> None:
+        with pytest.raises(errors.RequestError, match="17 texts: at most 16"):
+            llm_of().complete("a", dry_multiplier=1.0, dry_sequence_breakers=["x"] * 17)
+
+
 class TestInfilling:
     def test_orders(self) -> None:
         psm = [256, 260, *b"ab:", 261, *b"cd", 262]

@@ -11,7 +11,8 @@ import pytest
 
 from codellama import CodeLlama, errors
 from codellama.engine.engine import Engine
-from codellama.engine.request import Request, SamplingParams
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import Request
 from codellama.engine.scheduler import SchedulerConfig
 from codellama.hub.catalogue import DEFAULT_MODEL
 from codellama.hub.places import shipped_adapter

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from codellama.api import CodeLlama, Completion, TextIterator, Usage
-    from codellama.engine.request import SamplingParams, TokenLogprob
+    from codellama.engine.params import SamplingParams
+    from codellama.engine.request import TokenLogprob
     from codellama.errors import (
         CodeLlamaError,
         ContextOverflowError,
@@ -50,7 +51,7 @@ _HOMES = {
     "Completion": "codellama.api",
     "TextIterator": "codellama.api",
     "Usage": "codellama.api",
-    "SamplingParams": "codellama.engine.request",
+    "SamplingParams": "codellama.engine.params",
     "TokenLogprob": "codellama.engine.request",
 }
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from codellama.engine.constrain import Grammar, Grammars
 from codellama.engine.engine import Engine
-from codellama.engine.request import Request, SamplingParams
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import Request
 from codellama.errors import RequestError
 from fakes import ByteTokenizer, FakeRunner
 

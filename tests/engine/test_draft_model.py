@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.engine.engine import Engine
-from codellama.engine.request import Output, Request, SamplingParams
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import Output, Request
 from codellama.engine.runner import Logits
 from codellama.engine.scheduler import SchedulerConfig
 from fakes import FakeRunner, random_logits

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.engine.engine import Engine
-from codellama.engine.request import Output, Request, SamplingParams, TokenEvent
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import Output, Request, TokenEvent
 from codellama.engine.runner import Batch, Logits
 from codellama.engine.sampling import Sampler
 from codellama.engine.scheduler import SchedulerConfig

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from codellama.engine.engine import Engine
+from codellama.engine.params import SamplingParams
 from codellama.engine.python_gap import PythonGap, parses
 from codellama.engine.python_prefix import can_go_on
-from codellama.engine.request import Request, SamplingParams
+from codellama.engine.request import Request
 from codellama.engine.sampling import MOST_REJECTED, Sampler
 from codellama.errors import RequestError
 from fakes import ByteTokenizer, FakeRunner

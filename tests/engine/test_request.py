@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codellama.engine.request import Request, SamplingParams
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import Request
 from codellama.errors import RequestError
 
 BAD = [
@@ -35,6 +36,13 @@ BAD = [
     ("repeat_last_n", -2),
     ("presence_penalty", 2.5),
     ("frequency_penalty", -3),
+    ("dry_multiplier", -0.1),
+    ("dry_multiplier", math.nan),
+    ("dry_base", 0.5),
+    ("dry_allowed_length", 0),
+    ("dry_penalty_last_n", -2),
+    ("dry_sequence_breakers", [""]),
+    ("dry_breakers", ["a"]),
     ("seed", "x"),
     ("seed", 2**64),
     ("logprobs", 101),

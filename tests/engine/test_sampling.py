@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from codellama.engine import sampling
-from codellama.engine.request import SamplingParams
+from codellama.engine.params import SamplingParams
 from codellama.engine.runner import Logits
 from codellama.engine.sampling import Sampler, token_logprob, uniform
 from codellama.errors import ModelFileError, RequestError
@@ -156,6 +158,48 @@ def test_the_window_of_penalties() -> None:
     history = [0] + [1] * 100
     assert sampling.penalize(logits_V, history, everything).tolist() == pytest.approx([0.0, -0.1])
     assert not nothing.penalizes
+
+
+def test_dry_is_llama_cpps_by_hand() -> None:
+    """The output `1 2 3 1 2 1 2` continues `1 2` by 3 and by 1; a power of the length beyond what
+    is allowed.
+    """
+    row_V, prompt, output = np.zeros(5, np.float32), [4, 2], [1, 2, 3, 1, 2, 1, 2]
+
+    def dry(**fields: Any) -> list[float]:
+        params = SamplingParams(dry_multiplier=0.8, **fields)
+        breakers_B = np.array(sorted(params.dry_breakers), np.int32)
+        tokens = prompt + output
+        penalized = sampling.avoid_repeats(row_V, tokens, len(prompt), params, breakers_B)
+        return penalized.round(6).tolist()
+
+    assert dry() == pytest.approx([0, -0.8, 0, -0.8, 0])
+    assert dry(dry_allowed_length=1) == pytest.approx([0, -1.4, 0, -1.4, 0])
+    assert dry(dry_allowed_length=1, dry_base=3.0) == pytest.approx([0, -2.4, 0, -2.4, 0])
+    assert dry(dry_allowed_length=3) == [0] * 5
+    assert dry(dry_breakers={3}) == pytest.approx([0, -0.8, 0, 0, 0])
+    assert dry(dry_breakers={2}) == [0] * 5
+    assert dry(dry_allowed_length=1, dry_penalty_last_n=4) == pytest.approx([0, -1.4, 0, 0, 0])
+    with_prompt = dry(dry_allowed_length=1, dry_penalty_last_n=-1)  # `2 1 2` was before 3
+    assert with_prompt == pytest.approx([0, -1.4, 0, -2.45, 0])
+    assert not row_V.any(), "the runner's row is not ours to change"
+
+
+def test_where_repeats_are_looked_for() -> None:
+    """The prompt says `1 2 3`, the output `1 2`: only with the prompt a repeat."""
+    row_V = np.array([0, 0, 0, 1.0, 0.9], np.float32)
+    for window, want in ((None, 3), (-1, 4), (0, 3), (5, 4), (4, 3)):
+        params = SamplingParams(dry_multiplier=1.0, dry_penalty_last_n=window)
+        assert Sampler(params, seed=0).draw(row_V, [1, 2, 3, 1, 2], 3) == want
+
+
+def test_a_long_repeat_is_penalized_by_a_finite_number() -> None:
+    row_V = np.array([0, 3.0, 0], np.float32)
+    params = SamplingParams(dry_multiplier=100.0, dry_base=100.0)
+    circle = [1] * 3000
+    none_B = np.empty(0, np.int32)
+    got = sampling.avoid_repeats(row_V, circle, 0, params, none_B)
+    assert got.tolist() == [0, 3.0 - sampling.MOST_DRY, 0]
 
 
 def test_a_constraint_masks_and_sees_only_the_output() -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codellama.engine.engine import Engine
-from codellama.engine.request import Request, SamplingParams
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import Request
 from codellama.engine.runner import BLOCK_SIZE
 from fakes import FakeRunner, KeepingRunner
 

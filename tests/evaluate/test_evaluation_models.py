@@ -165,8 +165,8 @@ def test_a_server_knows_no_likelihoods() -> None:
 
 def test_a_server_decides_itself_how_a_middle_begins_and_ends() -> None:
     model = UrlModel("http://127.0.0.1:9/api", "m")
-    for more in ({"heal": True}, {"until_suffix": True}, {"nonempty": True}):
-        with pytest.raises(UnsupportedAskError, match="--nonempty"):
+    for more in ({"heal": True}, {"until_suffix": True}, {"nonempty": True}, {"dry": 0.8}):
+        with pytest.raises(UnsupportedAskError, match="--dry"):
             model.answers(Fill("a", "b", **more), 1, GREEDY)
 
 
@@ -175,3 +175,17 @@ def test_a_middle_may_have_to_be_some() -> None:
     for order in ("psm", "spm"):
         (answer,) = model.answers(Fill("a", "b", order, nonempty=True, max_tokens=4), 1, GREEDY)
         assert answer != ""
+
+
+def test_a_middle_may_have_to_stop_going_in_circles() -> None:
+    """The model writes `ab` for ever; the end is second."""
+
+    def circling(history: list[int]) -> Any:
+        row = np.zeros(264, np.float32)
+        row[[263, ord("a") if history[-1] == ord("b") else ord("b")]] = 8.0, 9.0
+        return row
+
+    model = local(logits=circling)
+    for dry, answer in ((0.0, "ab" * 10), (0.8, "ababa")):
+        fill = Fill("b", "c", "spm", dry=dry, max_tokens=20)
+        assert model.answers(fill, 1, GREEDY) == [answer]

@@ -52,6 +52,11 @@ def test_extends_agrees_with_the_obvious_version(text: bytes) -> None:
     assert vocabulary().extends(text) == want
 
 
+@given(texts)
+def test_containing_agrees_with_the_obvious_version(text: bytes) -> None:
+    assert vocabulary().containing(text) == [i for i, each in enumerate(PIECES) if text in each]
+
+
 def test_a_word_cut_short_is_taken_back_whole() -> None:
     healed = Healing(vocabulary(), ids(b"i", b" en", b"u"))
     assert (healed.ids, healed.removed) == (ids(b"i"), b" enu")

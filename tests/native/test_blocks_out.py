@@ -9,7 +9,8 @@ import pytest
 
 from codellama.engine.engine import Engine
 from codellama.engine.native_runner import NativeRunner
-from codellama.engine.request import Request, SamplingParams
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import Request
 from codellama.model.config import KvType
 from codellama.weights.load import open_model
 

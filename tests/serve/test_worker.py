@@ -12,7 +12,7 @@ import pytest
 
 from codellama.api.answers import Prompt
 from codellama.engine.engine import Engine
-from codellama.engine.request import SamplingParams
+from codellama.engine.params import SamplingParams
 from codellama.engine.runner import Batch, Logits
 from codellama.engine.scheduler import SchedulerConfig
 from codellama.serve.jobs import CHAT, INFILL, WARM, Budget, Delta, Job

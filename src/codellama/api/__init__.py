@@ -19,7 +19,7 @@ import numpy as np
 from codellama.api.answers import Completion, Prompt, TextIterator, Usage, answer_events
 from codellama.api.prompting import Order, Prompter, integers
 from codellama.engine.engine import Engine
-from codellama.engine.request import SamplingParams
+from codellama.engine.params import SamplingParams
 from codellama.model import prompts
 
 if TYPE_CHECKING:
@@ -235,12 +235,12 @@ class CodeLlama:
     def _answer(
         self, prompts: list[Prompt], keywords: dict[str, Any], n: int = 1
     ) -> list[Completion]:
-        params = SamplingParams.from_keywords(keywords)
+        params = self.prompts.resolved(SamplingParams.from_keywords(keywords))
         answers = {}
         for place, answer, _piece in answer_events(self.engine, self.tokenizer, prompts, params, n):
             answers[place] = answer
         return [answers[place].completion() for place in sorted(answers)]
 
     def _stream(self, prompt: Prompt, keywords: dict[str, Any]) -> TextIterator:
-        params = SamplingParams.from_keywords(keywords)
+        params = self.prompts.resolved(SamplingParams.from_keywords(keywords))
         return TextIterator(answer_events(self.engine, self.tokenizer, [prompt], params))

@@ -10,12 +10,12 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 from codellama.engine.engine import Engine
+from codellama.engine.params import SamplingParams
 from codellama.engine.request import (
     Constraint,
     FinishReason,
     Output,
     Request,
-    SamplingParams,
     TokenEvent,
     TokenLogprob,
 )

@@ -19,9 +19,12 @@ from codellama.model.healing import Healing, Vocabulary
 from codellama.model.stream import arrival
 
 if TYPE_CHECKING:
+    from codellama.engine.params import SamplingParams
     from codellama.model.tokenizer import Tokenizer
 
 __all__ = ["Order", "Prompter", "integers"]
+
+MOST_BREAKERS = 16  # a text takes 1 to 2 ms to find, once
 
 Order = Literal["auto", "psm", "spm"]
 
@@ -46,7 +49,8 @@ class Prompter:
         self.chat_template = chat_template
         self._name = name
         self._vocab_size = vocab_size
-        self._vocabulary: Vocabulary | None = None
+        self._filed: Vocabulary | None = None
+        self._containing: dict[str, frozenset[int]] = {}
 
     @property
     def infills(self) -> bool:
@@ -114,17 +118,42 @@ class Prompter:
         """
         if not heal and not nonempty:
             return Prompt(ids)
-        if self._vocabulary is None:
-            known = self.tokenizer.vocab_size
-            self._vocabulary = Vocabulary(
-                self.tokenizer.piece,
-                self._vocab_size,
-                known,
-                stand_ins=self.tokenizer.stand_ins(),
-            )
-        healing = Healing(self._vocabulary, ids, heal=heal, nonempty=nonempty)
+        healing = Healing(self._vocabulary(), ids, heal=heal, nonempty=nonempty)
         constrains = bool(healing.removed) or nonempty
         return Prompt(healing.ids, healing.removed, healing if constrains else None)
+
+    def resolved(self, params: SamplingParams) -> SamplingParams:
+        """The params with the tokens that have one of `dry_sequence_breakers` among `dry_breakers`.
+        A text that is in no one token, control tokens' included, breaks nothing.
+        """
+        if not params.dry_sequence_breakers or not params.avoids_repeats:
+            return params
+        texts = params.dry_sequence_breakers
+        if len(texts) > MOST_BREAKERS:
+            raise RequestError(
+                f"dry_sequence_breakers has {len(texts)} texts: at most {MOST_BREAKERS} are taken"
+            )
+        found = params.dry_breakers.union(*(self._tokens_with(text) for text in texts))
+        return replace(params, dry_breakers=found)
+
+    def _tokens_with(self, text: str) -> frozenset[int]:
+        if text not in self._containing:
+            if len(self._containing) >= 16 * MOST_BREAKERS:
+                self._containing.clear()
+            whole = self.tokenizer.token_id(text)
+            found = self._vocabulary().containing(text.encode("utf-8", "replace"))
+            self._containing[text] = frozenset(found if whole is None else [*found, whole])
+        return self._containing[text]
+
+    def _vocabulary(self) -> Vocabulary:
+        if self._filed is None:
+            self._filed = Vocabulary(
+                self.tokenizer.piece,
+                self._vocab_size,
+                self.tokenizer.vocab_size,
+                stand_ins=self.tokenizer.stand_ins(),
+            )
+        return self._filed
 
 
 def integers(ids: Sequence[int]) -> list[int]:

@@ -54,6 +54,9 @@ def evaluate(
     nonempty: Annotated[
         bool, typer.Option("--nonempty", help="Middles are more than white space.")
     ] = False,
+    dry: Annotated[
+        float, typer.Option(min=0, max=100, help="Penalty on middles that repeat themselves: 0.8.")
+    ] = 0.0,
     length: Annotated[
         list[int] | None, typer.Option(min=64, help="Context length in tokens; repeatable.")
     ] = None,
@@ -119,6 +122,7 @@ def evaluate(
         heal=heal,
         until_suffix=until_suffix,
         nonempty=nonempty,
+        dry=dry,
         lengths=tuple(length or ()),
         corpus=str(corpus) if corpus else None,
         max_tokens=max_tokens,

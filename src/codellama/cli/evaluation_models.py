@@ -92,6 +92,7 @@ class LocalModel:
                         heal=ask.heal,
                         until_suffix=ask.until_suffix,
                         nonempty=ask.nonempty,
+                        dry_multiplier=ask.dry,
                         **self._nth(params, i),
                     ).text
                     for i in range(n)
@@ -113,7 +114,8 @@ class LocalModel:
         """Log-probability and tokens of each continuation, all decoded in one batch, each forced to
         its own tokens: the context is computed once.
         """
-        from codellama.engine.request import Request, SamplingParams
+        from codellama.engine.params import SamplingParams
+        from codellama.engine.request import Request
 
         context = self._ids(ask.context)
         forced = [self._continuation(context, ask.context, text) for text in ask.continuations]
@@ -244,10 +246,10 @@ class UrlModel:
                 f"{self.url} does not give likelihoods of a text: this suite needs a model on this "
                 "machine"
             )
-        if isinstance(ask, Fill) and (ask.heal or ask.until_suffix or ask.nonempty):
+        if isinstance(ask, Fill) and (ask.heal or ask.until_suffix or ask.nonempty or ask.dry):
             raise UnsupportedAskError(
-                f"{self.url} decides itself how a middle begins and ends: --heal, --until-suffix "
-                "and --nonempty need a model on this machine"
+                f"{self.url} decides itself how a middle begins and ends: --heal, "
+                "--until-suffix, --nonempty and --dry need a model on this machine"
             )
         if self.ollama:
             return [self._ollama(ask, decoding, i) for i in range(n)]

@@ -17,7 +17,7 @@ from time import perf_counter
 import numpy as np
 
 from codellama.engine.kv_pool import KVPool, blocks_for
-from codellama.engine.request import SamplingParams
+from codellama.engine.params import SamplingParams
 from codellama.engine.runner import BLOCK_SIZE, Batch, Logits, Runner
 from codellama.engine.speculate import (
     DEEPEST,

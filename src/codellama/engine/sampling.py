@@ -1,5 +1,5 @@
-"""From one row of logits to one token: bias → penalties → constraint → temperature → top-k → top-p
-→ min-p → draw; log-probabilities.
+"""From one row of logits to one token: bias → penalties → DRY → constraint → temperature → top-k →
+top-p → min-p → draw; log-probabilities.
 
 Order. Temperature comes before the cuts, as in Meta's Code Llama code, Hugging Face, vLLM and
 Ollama's own engine; llama.cpp's default chain applies it last, so its top_p and min_p see the
@@ -24,8 +24,10 @@ from __future__ import annotations
 from math import isfinite
 
 import numpy as np
+import numpy.typing as npt
 
-from codellama.engine.request import Constraint, SamplingParams, TokenLogprob
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import Constraint, TokenLogprob
 from codellama.engine.runner import Logits
 from codellama.errors import ModelFileError, RequestError
 from codellama.native import rows
@@ -35,6 +37,7 @@ __all__ = ["Sampler", "token_logprob", "uniform"]
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: SplitMix64's step
 MOST_REJECTED = 8  # draws per token; each costs a Steering a few milliseconds
+MOST_DRY = 1e4  # far beyond any logit
 COLDEST = 1e-5  # temperatures below are greedy: float32 logits tell no finer differences apart
 
 
@@ -64,7 +67,8 @@ class Sampler:
         self._index = index
         self._constraint = constraint
         self._rejects = getattr(constraint, "rejects", None)  # of a Steering
-        self.needs_history = params.penalizes or constraint is not None
+        self._breakers_B = np.array(sorted(params.dry_breakers), np.int32)
+        self.needs_history = params.penalizes or params.avoids_repeats or constraint is not None
         self._shapes = self.needs_history or bool(params.logit_bias)
         self._biased_U = np.array([id for id, _bias in params.logit_bias], np.intp)
         self._bias_U = np.array([bias for _id, bias in params.logit_bias], np.float32)
@@ -127,10 +131,13 @@ class Sampler:
 
     def _shape(self, logits_V: Logits, tokens: list[int], n_prompt: int) -> Logits:
         """A copy of the row with bias and penalties, and forbidden tokens at −inf."""
+        params = self.params
         if len(self._biased_U):
             logits_V = logits_V.copy()
             logits_V[self._biased_U] += self._bias_U
-        logits_V = penalize(logits_V, tokens, self.params) if self.params.penalizes else logits_V
+        logits_V = penalize(logits_V, tokens, params) if params.penalizes else logits_V
+        if params.avoids_repeats:
+            logits_V = avoid_repeats(logits_V, tokens, n_prompt, params, self._breakers_B)
         allowed_V = self._constraint(tokens[n_prompt:]) if self._constraint is not None else None
         return logits_V if allowed_V is None else np.where(allowed_V, logits_V, np.float32(-np.inf))
 
@@ -160,6 +167,29 @@ def penalize(logits_V: Logits, tokens: list[int], params: SamplingParams) -> Log
         logits_V, np.array(window, np.int32), repetition=params.repetition_penalty,
         frequency=params.frequency_penalty, presence=params.presence_penalty,
     )  # fmt: skip
+
+
+def avoid_repeats(
+    logits_V: Logits,
+    tokens: list[int],
+    n_prompt: int,
+    params: SamplingParams,
+    breakers_B: npt.NDArray[np.int32],
+) -> Logits:
+    """A copy in which tokens that would continue a repeat are less likely: llama.cpp's DRY, but at
+    most by MOST_DRY.
+    """
+    last = params.dry_penalty_last_n
+    begin = n_prompt if last is None else 0 if last < 0 else max(0, len(tokens) - last)
+    recent_T = np.array(tokens[begin:], np.int32)
+    ids_C, lengths_C = rows.repeats(recent_T, params.dry_allowed_length, breakers_B)
+    if not len(ids_C):
+        return logits_V
+    with np.errstate(over="ignore"):
+        powers_C = params.dry_base ** (lengths_C - params.dry_allowed_length).astype(np.float64)
+    penalized_V = logits_V.copy()
+    penalized_V[ids_C] -= np.minimum(params.dry_multiplier * powers_C, MOST_DRY).astype(np.float32)
+    return penalized_V
 
 
 def token_logprob(logits_V: Logits, token: int, n_top: int) -> TokenLogprob:

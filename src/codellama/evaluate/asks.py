@@ -48,8 +48,9 @@ class Continue:
 @dataclass(frozen=True, slots=True)
 class Fill:
     """The middle between two texts (paper §2.3). `heal` undoes the token boundary at its start;
-    `until_suffix` ends it where it begins to repeat the suffix, and `nonempty` does not let it end
-    before it has begun, which the paper did not.
+    `until_suffix` ends it where it begins to repeat the suffix, `nonempty` does not let it end
+    before it has begun, and `dry` keeps it from repeating itself (SamplingParams.dry_multiplier):
+    the paper did none of this.
     """
 
     prefix: str
@@ -60,6 +61,7 @@ class Fill:
     max_tokens: int = 512
     until_suffix: bool = False
     nonempty: bool = False
+    dry: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

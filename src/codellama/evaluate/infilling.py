@@ -49,6 +49,7 @@ class Infilling(Suite):
             longest,
             options.until_suffix,
             options.nonempty,
+            options.dry,
         )
 
     def extract(self, problem: Problem, raw: Raw) -> str:
@@ -76,6 +77,8 @@ class Infilling(Suite):
         notes = [f"prompts in {order} order, {healed} token healing"]
         if self.options.until_suffix:
             notes.append("answers end where they begin to repeat the suffix")
+        if self.options.dry:
+            notes.append(f"repeats within an answer are penalized (DRY, {self.options.dry:g})")
         if self.options.nonempty:
             notes.append("answers are more than white space: that something is missing is given")
         return notes

@@ -49,6 +49,7 @@ class Options:
         heal: token healing at the start of a middle.
         until_suffix: middles end, too, where they begin to repeat the suffix.
         nonempty: middles are more than white space.
+        dry: how much middles lose that repeat themselves (SamplingParams.dry_multiplier).
         lengths: context lengths in tokens, for the long-context suites.
         corpus: a folder of held-out code, for the suites that measure on one's own files.
     """
@@ -58,6 +59,7 @@ class Options:
     heal: bool = False
     until_suffix: bool = False
     nonempty: bool = False
+    dry: float = 0.0
     lengths: tuple[int, ...] = ()
     corpus: str | None = None
     max_tokens: int | None = None

@@ -7,7 +7,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <stdexcept>
+#include <vector>
 
 #include "attend_alone.h"
 #include "dispatch.h"
@@ -15,6 +17,7 @@
 #include "probe.h"
 #include "prompt.h"
 #include "products.h"
+#include "repeats.h"
 #include "rows.h"
 
 namespace nb = nanobind;
@@ -115,6 +118,20 @@ void penalize_in(In<float, 1> logits, In<int32_t, 1> tokens, float repetition, f
     }
     penalize(logits.data(), static_cast<int>(n), tokens.data(), static_cast<int>(tokens.shape(0)),
              {repetition, frequency, presence}, out.data());
+}
+
+int repeats_of(In<int32_t, 1> tokens, int least, In<int32_t, 1> breakers, Out<int32_t, 1> ids,
+               Out<int32_t, 1> lengths) {
+    const size_t n = tokens.shape(0);
+    require(least >= 0 && ids.shape(0) >= n && lengths.shape(0) >= n, "least is negative, or there is no room");
+    require(std::is_sorted(breakers.data(), breakers.data() + breakers.shape(0)), "breakers are not sorted");
+    const std::vector<Repeat> found =
+        find_repeats(tokens.data(), static_cast<int>(n), least, breakers.data(), static_cast<int>(breakers.shape(0)));
+    for (size_t i = 0; i < found.size(); ++i) {
+        ids.data()[i] = found[i].token;
+        lengths.data()[i] = found[i].length;
+    }
+    return static_cast<int>(found.size());
 }
 
 // ---- single kernels, for the tests --------------------------------------------------------------------------------
@@ -265,6 +282,7 @@ NB_MODULE(_native, m) {
     m.def("log_sum_exp", &log_sum_exp_of, array("logits"), array("ids"));
     m.def("penalize", &penalize_in, array("logits"), array("tokens"), nb::arg("repetition"), nb::arg("frequency"),
           nb::arg("presence"), array("out"));
+    m.def("repeats", &repeats_of, array("tokens"), nb::arg("least"), array("breakers"), array("ids"), array("lengths"));
     m.def("peak_instructions", &peak_instructions);
     m.def("peak_rate", &peak_rate, nb::arg("instruction"), nb::arg("n_threads"), nb::arg("seconds"), Unlocked());
 

@@ -1,9 +1,10 @@
-"""Passes over one row of logits, for sampling: a vocabulary of 49,152 is too long for NumPy's many.
+"""Passes over one row of logits, for sampling: a vocabulary of 49,152 is too long for NumPy's many;
+and one over the tokens so far.
 
 Imports nothing of ours. A token weighs exp((logit − peak) / temperature), to a relative error of
 3e-6 where that matters; peak is the largest logit. Rows hold no NaN, and are not written to.
 
-Shape legend: V vocabulary, C candidates.
+Shape legend: V vocabulary, C candidates, T tokens, B breakers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 import codellama.native._native as _native
 
-__all__ = ["draw", "log_sum_exp", "nucleus", "penalize", "top"]
+__all__ = ["draw", "log_sum_exp", "nucleus", "penalize", "repeats", "top"]
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -80,3 +81,19 @@ def penalize(
     out_V = np.empty_like(logits_V)
     _native.penalize(logits_V, tokens, repetition, frequency, presence, out_V)
     return out_V
+
+
+def repeats(tokens_T: Int32, least: int, breakers_B: Int32) -> tuple[Int32, Int32]:
+    """The tokens that would continue a repeat, by rising id, and how long it is: that many of the
+    last tokens, `least` or more, also stand earlier, just before the token. Of several the longest.
+    No repeat contains or ends in one of `breakers_B`, which must be sorted.
+
+    Raises ValueError for breakers in another order or a negative `least`.
+
+    >>> text = np.array([5, 6, 7, 9, 5, 6], np.int32)  # 5 6 was followed by 7
+    >>> [array.tolist() for array in repeats(text, 1, np.empty(0, np.int32))]
+    [[7], [2]]
+    """
+    ids_T, lengths_T = np.empty(len(tokens_T), np.int32), np.empty(len(tokens_T), np.int32)
+    n = _native.repeats(tokens_T, least, breakers_B, ids_T, lengths_T)
+    return ids_T[:n], lengths_T[:n]

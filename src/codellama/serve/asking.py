@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from codellama.api.answers import Prompt
-from codellama.engine.request import Constraint, SamplingParams
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import Constraint
 from codellama.errors import ContextOverflowError, RequestError
 from codellama.serve.jobs import CHAT, Budget, Delta, Job
 from codellama.serve.models import Lease
@@ -43,6 +44,7 @@ def start(
     if budget.total is None and settings_s is not None:
         budget = replace(budget, total=settings_s)
     try:
+        params = lease.loaded.prompts.resolved(params)
         job = Job(
             prompt=prompt,
             params=_within(lease, prompt, params),

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from codellama.api.answers import Answer, Completion, Prompt
-from codellama.engine.request import Request, SamplingParams, TokenEvent, TokenLogprob
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import Request, TokenEvent, TokenLogprob
 from codellama.errors import CodeLlamaError
 from codellama.model.tokenizer import Tokenizer
 

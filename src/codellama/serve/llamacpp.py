@@ -18,7 +18,8 @@ from starlette.routing import Route
 
 from codellama.api.answers import Prompt
 from codellama.api.prompting import Order
-from codellama.engine.request import Constraint, SamplingParams, TokenLogprob
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import Constraint, TokenLogprob
 from codellama.errors import CodeLlamaError
 from codellama.model.templates import encode_marked
 from codellama.model.tokenizer import Tokenizer
@@ -309,6 +310,11 @@ class _Shape:
             "top_p": params.top_p,
             "min_p": params.min_p,
             "repeat_penalty": params.repetition_penalty,
+            "dry_multiplier": params.dry_multiplier,
+            "dry_base": params.dry_base,
+            "dry_allowed_length": params.dry_allowed_length,
+            "dry_penalty_last_n": params.dry_penalty_last_n,
+            "dry_sequence_breakers": list(params.dry_sequence_breakers),
             "seed": seed,
             "stop": list(params.stop),
         }

@@ -1,4 +1,4 @@
-"""llama.cpp's requests as structs; unknown fields (samplers, dry_*, mirostat, …) are ignored."""
+"""llama.cpp's requests as structs; unknown fields (other samplers, mirostat, …) are ignored."""
 
 from __future__ import annotations
 

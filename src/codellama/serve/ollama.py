@@ -17,7 +17,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from codellama.api.answers import Prompt
-from codellama.engine.request import SamplingParams, TokenLogprob
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import TokenLogprob
 from codellama.errors import CodeLlamaError
 from codellama.serve import asking
 from codellama.serve.clock import created_at

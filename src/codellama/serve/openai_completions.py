@@ -19,7 +19,8 @@ from starlette.routing import Route
 from codellama.api.answers import Prompt
 from codellama.api.prompting import Order
 from codellama.engine.engine import Engine
-from codellama.engine.request import SamplingParams, TokenLogprob
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import TokenLogprob
 from codellama.engine.sampling import token_logprob
 from codellama.errors import CodeLlamaError
 from codellama.serve import asking

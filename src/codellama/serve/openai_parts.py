@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from codellama.api.answers import Usage
-from codellama.engine.request import SamplingParams, TokenLogprob
+from codellama.engine.params import SamplingParams
+from codellama.engine.request import TokenLogprob
 from codellama.model.tokenizer import Tokenizer
 from codellama.serve.context import Dialect
 from codellama.serve.errors import Problem, StatusError

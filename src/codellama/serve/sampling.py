@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from codellama.engine.request import SamplingParams
+from codellama.engine.params import SamplingParams
 from codellama.serve.errors import StatusError
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
 
 NEVER = float("-inf")
 MOST_BIASED = 4096
+BREAKERS = ("\n", ":", '"', "*")  # llama.cpp's
 
 Biases = dict[int, float]
 
@@ -47,6 +48,11 @@ class Knobs(msgspec.Struct, kw_only=True):
     repeat_last_n: int | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: list[str] | None = None
     stop: str | list[str] | None = None
 
 
@@ -88,6 +94,11 @@ def sampling_params(
         repeat_last_n=_or(k.repeat_last_n, 64),
         presence_penalty=_or(k.presence_penalty, 0.0),
         frequency_penalty=_or(k.frequency_penalty, 0.0),
+        dry_multiplier=_or(k.dry_multiplier, 0.0),
+        dry_base=_or(k.dry_base, 1.75),
+        dry_allowed_length=_or(k.dry_allowed_length, 2),
+        dry_penalty_last_n=_or(k.dry_penalty_last_n, -1),
+        dry_sequence_breakers=_or(k.dry_sequence_breakers, BREAKERS),
         seed=k.seed if k.seed is not None and k.seed >= 0 else None,
         stop=stop_texts(k.stop),
         **more,

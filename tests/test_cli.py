@@ -19,6 +19,7 @@ from codellama.api.answers import Prompt
 from codellama.api.prompting import Prompter
 from codellama.cli import main
 from codellama.cli.generate import split_words
+from codellama.engine.params import SamplingParams
 from codellama.hub.catalogue import DEFAULT_MODEL
 from codellama.weights.load import open_model
 from tiny_checkpoints import TINY, random_weights, write_meta, write_sentencepiece
@@ -134,6 +135,23 @@ def test_complete_says_that_something_is_missing(
         arguments = ("complete", str(meta), "--suffix-file", "suffix", "-n", "2", *form, *more)
         assert run(*arguments, stdin=b"def f(x):\n").status == 0
     assert asked == [False, True]
+
+
+def test_what_a_small_model_fills_in_does_not_go_in_circles(
+    run: Run, meta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[float] = []
+    resolved = Prompter.resolved
+
+    def noted(self: Prompter, params: SamplingParams) -> SamplingParams:
+        drawn.append(params.dry_multiplier)
+        return resolved(self, params)
+
+    monkeypatch.setattr(Prompter, "resolved", noted)
+    (tmp_path / "suffix").write_text("    return x")
+    for more in (("--suffix-file", "suffix"), ()):
+        assert run("complete", str(meta), "-n", "2", *more, stdin=b"def f(x):\n").status == 0
+    assert drawn == [0.8, 0.0]
 
 
 def test_export_quantize_and_show(run: Run, meta: Path, tmp_path: Path) -> None:

@@ -197,6 +197,8 @@ def complete(
     """The prefix comes on stdin, whole and untouched. What is typed at may end inside a token (a
     newline and the indentation after it are one): that boundary is undone.
     """
+    from codellama.api.chatting import without_circles
+
     suffix = None
     if nonempty and suffix_file is None:
         raise RequestError("--nonempty is about a gap: it needs --suffix-file")
@@ -211,6 +213,8 @@ def complete(
     if not prefix and not suffix:
         raise RequestError("nothing to complete: the prefix is read from standard input")
     llm = load(model or DEFAULT_MODEL, context=context, threads=threads, kv_type=kv_type)
+    if suffix is not None:
+        params = without_circles(llm, params, fills=True)
     if as_json:
         done = (
             llm.complete(prefix, heal=True, **params)

@@ -23,13 +23,13 @@ void fill(const Kernels& kernels, const KvLayer& kv, const AttentionShape& s, st
 
 void attend_alone(const Kernels& kernels, bool on_unit, const AttentionShape& s, const float* q, const float* k,
                   const float* v, const int32_t* table, float* out) {
-    KvLayer kv = kv_layout(s.kv_type, s.n_kv_heads, s.head_dim);
     const int width = (s.n_positions + kLanes - 1) / kLanes;
     if (s.head_dim <= 0 || s.head_dim > kMaxHeadPad || *std::min_element(table, table + width) < 0) {
         throw std::invalid_argument("a head or a block that cannot be");
     }
     const size_t n_blocks = static_cast<size_t>(*std::max_element(table, table + width)) + 1;
-    Buffer keys(n_blocks * key_block_bytes(kv)), values(n_blocks * value_block_bytes(kv));
+    KvLayer kv = kv_layout(s.kv_type, s.n_kv_heads, s.head_dim, n_blocks);
+    Buffer keys(key_layer_bytes(kv)), values(value_layer_bytes(kv));
     kv.keys = keys.data();
     kv.values = values.data();
     fill(kernels, kv, s, {k, k + static_cast<ptrdiff_t>(s.n_positions) * s.n_kv_heads * s.head_dim}, v, table);

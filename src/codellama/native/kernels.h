@@ -64,15 +64,24 @@ constexpr int kAgainTiles = 2;
 // instead of 128, as many as a float16 scale per 32 would take.
 enum class KvType : uint8_t { F16, Q8_0 };
 
-// One layer's keys and values. Block b of head h lies (b · n_kv_heads + h) · key_bytes (value_bytes) from the start:
-// keys transposed to [head_dim][16 positions], so that a vector of scores needs no horizontal sum; values as [16
+// One layer's keys and values. A head's blocks lie one after the other, as a sequence's mostly follow each other, and
+// the processor fetches what follows: block b of head h is h · key_stride + b · key_bytes from the start (value_…). In
+// it are keys transposed to [head_dim][16 positions], so that a vector of scores needs no horizontal sum; values as [16
 // positions][head_pad]. head_pad = head_dim rounded up to 16.
 struct KvLayer {
     uint8_t* keys;
     uint8_t* values;
     KvType type;
-    size_t key_bytes, value_bytes;  // of one head's block
+    size_t key_bytes, value_bytes;    // of one head's block
+    size_t key_stride, value_stride;  // from one head's blocks to the next one's
     int n_kv_heads, head_dim, head_pad;
+
+    uint8_t* key_block(int head, int32_t block) const {
+        return keys + static_cast<size_t>(head) * key_stride + static_cast<size_t>(block) * key_bytes;
+    }
+    uint8_t* value_block(int head, int32_t block) const {
+        return values + static_cast<size_t>(head) * value_stride + static_cast<size_t>(block) * value_bytes;
+    }
 };
 
 // What a thread probably attends to next: n_blocks of a table from first_block on. Fetched meanwhile, into the second

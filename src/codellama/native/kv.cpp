@@ -21,13 +21,13 @@ KvType kv_type_of(const std::string& name) {
 
 const char* kv_type_name(KvType type) { return type == KvType::F16 ? "f16" : "q8_0"; }
 
-KvLayer kv_layout(KvType type, int n_kv_heads, int head_dim) {
+KvLayer kv_layout(KvType type, int n_kv_heads, int head_dim, size_t n_blocks) {
     const int head_pad = (head_dim + kLanes - 1) / kLanes * kLanes;
-    return {nullptr,    nullptr,  type,    part_bytes(type, head_dim), part_bytes(type, head_pad),
-            n_kv_heads, head_dim, head_pad};
+    const size_t key = part_bytes(type, head_dim), value = part_bytes(type, head_pad);
+    return {nullptr, nullptr, type, key, value, key * n_blocks, value * n_blocks, n_kv_heads, head_dim, head_pad};
 }
 
-size_t key_block_bytes(const KvLayer& kv) { return kv.key_bytes * static_cast<size_t>(kv.n_kv_heads); }
-size_t value_block_bytes(const KvLayer& kv) { return kv.value_bytes * static_cast<size_t>(kv.n_kv_heads); }
+size_t key_layer_bytes(const KvLayer& kv) { return kv.key_stride * static_cast<size_t>(kv.n_kv_heads); }
+size_t value_layer_bytes(const KvLayer& kv) { return kv.value_stride * static_cast<size_t>(kv.n_kv_heads); }
 
 }  // namespace codellama

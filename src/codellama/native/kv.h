@@ -12,11 +12,11 @@ namespace codellama {
 KvType kv_type_of(const std::string& name);
 const char* kv_type_name(KvType type);
 
-// A layer's layout; its memory is still to be given.
-KvLayer kv_layout(KvType type, int n_kv_heads, int head_dim);
+// The layout of a layer of so many blocks; its memory is still to be given.
+KvLayer kv_layout(KvType type, int n_kv_heads, int head_dim, size_t n_blocks);
 
-// Bytes of one block of all heads.
-size_t key_block_bytes(const KvLayer& kv);
-size_t value_block_bytes(const KvLayer& kv);
+// Bytes of all keys, or all values, of a layer.
+size_t key_layer_bytes(const KvLayer& kv);
+size_t value_layer_bytes(const KvLayer& kv);
 
 }  // namespace codellama

@@ -37,7 +37,7 @@ Model::Model(const Shape& shape, int n_threads, const Kernels* kernels)
       kernels_(kernels),
       pool_(n_threads),
       layers_(static_cast<size_t>(shape.n_layers)),
-      kv_(kv_layout(KvType::F16, shape.n_kv_heads, shape.head_dim)) {
+      kv_(kv_layout(KvType::F16, shape.n_kv_heads, shape.head_dim, 0)) {
     for (int i = 0; i < shape.head_dim / 2; ++i) {
         inverse_frequency_.push_back(std::pow(shape.rope_theta, -2.0 * i / shape.head_dim));
     }
@@ -156,21 +156,21 @@ void Model::allocate_cache(int n_blocks, KvType type) {
     if (n_blocks <= 0) refuse("the cache needs at least one block");
     n_blocks_ = 0;  // should the allocation throw
     cache_ = Buffer();
-    kv_ = kv_layout(type, shape_.n_kv_heads, shape_.head_dim);
+    kv_ = kv_layout(type, shape_.n_kv_heads, shape_.head_dim, static_cast<size_t>(n_blocks));
     cache_ = Buffer(static_cast<size_t>(n_blocks) * block_bytes());
     n_blocks_ = n_blocks;
 }
 
 KvLayer Model::kv_layer(int layer) {
-    const size_t n = static_cast<size_t>(n_blocks_), keys = key_block_bytes(kv_), values = value_block_bytes(kv_);
+    const size_t keys = key_layer_bytes(kv_), values = value_layer_bytes(kv_);
     KvLayer kv = kv_;
-    kv.keys = cache_.data() + n * (keys + values) * static_cast<size_t>(layer);
-    kv.values = kv.keys + n * keys;
+    kv.keys = cache_.data() + (keys + values) * static_cast<size_t>(layer);
+    kv.values = kv.keys + keys;
     return kv;
 }
 
 size_t Model::block_bytes() const {
-    return static_cast<size_t>(shape_.n_layers) * (key_block_bytes(kv_) + value_block_bytes(kv_));
+    return static_cast<size_t>(shape_.n_layers * shape_.n_kv_heads) * (kv_.key_bytes + kv_.value_bytes);
 }
 
 template <class Visit>
@@ -178,9 +178,8 @@ void Model::visit_block(int block, const Visit& visit) {
     if (block < 0 || block >= n_blocks_) refuse("no such block");
     for (int layer = 0; layer < shape_.n_layers; ++layer) {
         const KvLayer kv = kv_layer(layer);
-        const size_t keys = key_block_bytes(kv), values = value_block_bytes(kv);
-        visit(kv.keys + keys * static_cast<size_t>(block), keys);
-        visit(kv.values + values * static_cast<size_t>(block), values);
+        for (int head = 0; head < kv.n_kv_heads; ++head) visit(kv.key_block(head, block), kv.key_bytes);
+        for (int head = 0; head < kv.n_kv_heads; ++head) visit(kv.value_block(head, block), kv.value_bytes);
     }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -77,6 +78,14 @@ def test_lists_are_frozen() -> None:
     assert SamplingParams(stop="a").stop == ("a",)
     assert SamplingParams(logit_bias={7: 1, 3: -2.5}).logit_bias == ((3, -2.5), (7, 1.0))
     assert hash(params) == hash(SamplingParams(stop=("a", "b"), stop_ids={4, 3}))
+
+
+@pytest.mark.parametrize("field", [{"logit_bias": {9: 1, 2**40: 1}}, {"dry_breakers": {9, 2**40}}])
+def test_tokens_that_a_vocabulary_lacks_are_refused(field: dict[str, Any]) -> None:
+    params = SamplingParams(**field)
+    with pytest.raises(RequestError, match=f"{next(iter(field))}: {2**40} is no token id"):
+        params.check_ids(100)
+    params.check_ids(2**40 + 1)
 
 
 @pytest.mark.parametrize("keywords", [{"n": 0}, {"priority": 1.5}, {"prompt_ids": ()}])

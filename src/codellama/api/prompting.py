@@ -140,9 +140,11 @@ class Prompter:
         if text not in self._containing:
             if len(self._containing) >= 16 * MOST_BREAKERS:
                 self._containing.clear()
-            whole = self.tokenizer.token_id(text)
             found = self._vocabulary().containing(text.encode("utf-8", "replace"))
-            self._containing[text] = frozenset(found if whole is None else [*found, whole])
+            whole = self.tokenizer.token_id(text)
+            if whole is not None and whole < self._vocab_size:
+                found.append(whole)
+            self._containing[text] = frozenset(found)
         return self._containing[text]
 
     def _vocabulary(self) -> Vocabulary:

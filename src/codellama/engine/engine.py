@@ -105,7 +105,7 @@ class Engine:
 
         Raises:
             ContextOverflowError: the prompt and one token of answer exceed the context.
-            RequestError: a token id outside the vocabulary, in the prompt or in logit_bias.
+            RequestError: a token id outside the vocabulary, in the prompt or the params.
         """
         self._check(request.prompt_ids, answer=request.params.max_tokens != 0)
         request.params.check_ids(self._runner.vocab_size)

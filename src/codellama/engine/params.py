@@ -137,10 +137,14 @@ class SamplingParams:
         return 0 if self.temperature == 0.0 else int.from_bytes(os.urandom(8), "little") >> 1
 
     def check_ids(self, vocab_size: int) -> None:
-        """Raises RequestError where logit_bias names a token that a vocabulary lacks."""
-        for id, _bias in self.logit_bias[-1:]:
+        """Raises RequestError where logit_bias or dry_breakers name what a vocabulary lacks."""
+        largest = {
+            "logit_bias": max((id for id, _bias in self.logit_bias), default=0),
+            "dry_breakers": max(self.dry_breakers, default=0),
+        }
+        for name, id in largest.items():
             if id >= vocab_size:
-                raise RequestError(f"logit_bias: {id} is no token id: they end at {vocab_size - 1}")
+                raise RequestError(f"{name}: {id} is no token id: they end at {vocab_size - 1}")
 
     @property
     def penalizes(self) -> bool:

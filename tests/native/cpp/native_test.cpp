@@ -18,6 +18,7 @@
 #include "dispatch.h"
 #include "forward.h"
 #include "products.h"
+#include "repeats.h"
 
 using namespace codellama;
 
@@ -78,6 +79,36 @@ Matrix packed(Format format, int rows, int columns, std::vector<uint8_t>& bytes)
 }
 
 bool near(float a, double b, double scale) { return std::abs(a - b) <= 2e-5 * scale + 1e-12; }
+
+// Short texts of three tokens, whose repeats are many, against the definition.
+void check_repeats() {
+    bool same = true;
+    std::uniform_int_distribution<int> draw(0, 2), size(0, 40), few(0, 4);
+    for (int round = 0; round < 300; ++round) {
+        std::vector<int32_t> tokens(static_cast<size_t>(size(rng)));
+        for (int32_t& token : tokens) token = draw(rng);
+        const std::vector<int32_t> breakers(static_cast<size_t>(round % 2), draw(rng));
+        const auto breaks = [&](int32_t token) { return !breakers.empty() && breakers[0] == token; };
+        const int n = static_cast<int>(tokens.size()), least = few(rng);
+        std::map<int32_t, int> longest;
+        for (int at = 1; at < n; ++at) {
+            int length = 0;
+            while (length < at && tokens[n - 1 - length] == tokens[at - 1 - length] &&
+                   !breaks(tokens[n - 1 - length])) {
+                ++length;
+            }
+            if (length < least || breaks(tokens[at])) continue;
+            longest[tokens[at]] = std::max(longest[tokens[at]], length);
+        }
+        std::map<int32_t, int> found;
+        for (const Repeat& each :
+             find_repeats(tokens.data(), n, least, breakers.data(), static_cast<int>(breakers.size()))) {
+            found[each.token] = each.length;
+        }
+        same = same && found == longest;
+    }
+    check(same, "repeats are found");
+}
 
 void check_tiles(const Kernels& k, Format format) {
     const bool quantized = geometry(format).quantized;
@@ -567,6 +598,7 @@ int main(int argc, char** argv) {
         check_pool();
         check_ahead();
         check_parts();
+        check_repeats();
         for (const std::string& isa : wanted.empty() ? present : wanted) check_set(isa, present);
     } catch (const std::exception& error) { check(false, error.what()); }
     std::printf("%d passed, %d failed\n", passed, failed);

@@ -44,6 +44,18 @@ def scripted(vocab_size: int, script: Sequence[int], start: int) -> LogitsOf:
     return logits
 
 
+def circling(vocab_size: int, text: str, end: int) -> LogitsOf:
+    """Logits whose largest spell `text`, of different letters, over and over; `end` is second."""
+    after = dict(zip(text.encode(), text[1:].encode(), strict=False))
+
+    def logits(history: list[int]) -> Logits:
+        row_V = np.zeros(vocab_size, np.float32)
+        row_V[[end, after.get(history[-1], ord(text[0]))]] = 8.0, 9.0
+        return row_V
+
+    return logits
+
+
 class FakeRunner:
     """engine.runner.Runner over a table of tokens.
 

@@ -14,7 +14,7 @@ from codellama.api import loading
 from codellama.api.loading import pick_device, serving_context
 from codellama.engine.runner import Logits
 from codellama.model.config import PUBLISHED
-from fakes import ByteTokenizer, FakeRunner, LogitsOf, random_logits, scripted
+from fakes import ByteTokenizer, FakeRunner, LogitsOf, circling, random_logits, scripted
 
 CONFIG = PUBLISHED["smollm2:135m"]
 WORDS = (" en", " enumerate", "umerate", "\n    ")
@@ -187,18 +187,14 @@ def test_samples_and_many_prompts() -> None:
     assert many[1].tokens != one.tokens
 
 
-def circling(history: list[int]) -> Logits:
-    """`ab` for ever; the end is second."""
-    row = np.zeros(SIZE, np.float32)
-    row[[257, ord("a") if history[-1] == ord("b") else ord("b")]] = 8.0, 9.0
-    return row
+CIRCLE = circling(SIZE, "ab", 257)
 
 
 class TestRepeats:
     def test_an_answer_that_goes_in_circles_ends(self) -> None:
         """`ab` may come once and again: then its repeat is two long, and costs 0.8 · 1.75^0 …"""
-        free = llm_of(circling).complete("b", max_tokens=20)
-        kept = llm_of(circling).complete("b", max_tokens=20, dry_multiplier=0.8)
+        free = llm_of(CIRCLE).complete("b", max_tokens=20)
+        kept = llm_of(CIRCLE).complete("b", max_tokens=20, dry_multiplier=0.8)
         assert (free.text, free.finish_reason) == ("ab" * 10, "length")
         assert (kept.text, kept.finish_reason) == ("abab" + "a", "stop")
 
@@ -206,7 +202,7 @@ class TestRepeats:
         prompt = "abababab"
         for window, answer in ((None, "ababa"), (-1, "")):
             params = {"dry_multiplier": 0.8, "dry_penalty_last_n": window}
-            out = llm_of(circling).complete(prompt, max_tokens=20, **params)
+            out = llm_of(CIRCLE).complete(prompt, max_tokens=20, **params)
             assert (out.text, out.finish_reason) == (answer, "stop")
 
     def test_breakers(self) -> None:
@@ -221,7 +217,7 @@ class TestRepeats:
         assert prompter.resolved(off) is off
         for breaker, text in (("b", "ab" * 10), ("z", "ababa")):
             given = {"dry_multiplier": 0.8, "dry_sequence_breakers": breaker}
-            assert llm_of(circling).complete("b", max_tokens=20, **given).text == text
+            assert llm_of(CIRCLE).complete("b", max_tokens=20, **given).text == text
 
     def test_too_many_breakers(self) -> None:
         with pytest.raises(errors.RequestError, match="17 texts: at most 16"):

@@ -24,7 +24,7 @@ from codellama.evaluate.asks import (
     UnsupportedAskError,
 )
 from codellama.model.config import PUBLISHED
-from fakes import ByteTokenizer, FakeRunner
+from fakes import ByteTokenizer, FakeRunner, circling
 
 GREEDY = Decoding()
 
@@ -178,14 +178,7 @@ def test_a_middle_may_have_to_be_some() -> None:
 
 
 def test_a_middle_may_have_to_stop_going_in_circles() -> None:
-    """The model writes `ab` for ever; the end is second."""
-
-    def circling(history: list[int]) -> Any:
-        row = np.zeros(264, np.float32)
-        row[[263, ord("a") if history[-1] == ord("b") else ord("b")]] = 8.0, 9.0
-        return row
-
-    model = local(logits=circling)
+    model = local(logits=circling(264, "ab", 263))
     for dry, answer in ((0.0, "ab" * 10), (0.8, "ababa")):
         fill = Fill("b", "c", "spm", dry=dry, max_tokens=20)
         assert model.answers(fill, 1, GREEDY) == [answer]

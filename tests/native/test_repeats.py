@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,6 +32,10 @@ def obvious(tokens: list[int], least: int, breakers: list[int]) -> dict[int, int
         if place and length >= least and token not in breakers:
             longest[token] = max(longest.get(token, 0), length)
     return longest
+
+
+def test_the_doctest() -> None:
+    assert doctest.testmod(rows).failed == 0
 
 
 def test_the_example_of_llama_cpp() -> None:

@@ -5,24 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
-from codellama.engine.runner import Logits
+from fakes import circling
 from serve.inprocess import drive
 
-EOT = 263
-CIRCLE = "ab:"
-
-
-def circling(history: list[int]) -> Logits:
-    """`ab:` for ever; the end is second."""
-    row = np.zeros(264, np.float32)
-    last = chr(history[-1]) if history[-1] < 256 else ":"
-    row[[EOT, ord(CIRCLE[(CIRCLE.find(last) + 1) % 3])]] = 8.0, 9.0
-    return row
-
-
+CIRCLE = circling(264, "ab:", 263)
 GREEDY = {"temperature": 0, "max_tokens": 12}
 DOORS = {
     "/completion": {"prompt": "b:", "n_predict": 12, "temperature": 0},
@@ -57,7 +45,7 @@ def test_an_answer_that_goes_in_circles_ends(path: str) -> None:
             assert reply.status_code == 200, reply.text
             assert (text_of(reply.json()) == "ab:" * 4) is goes_on
 
-    drive(work, logits=circling)
+    drive(work, logits=CIRCLE)
 
 
 @pytest.mark.parametrize("path", DOORS)
@@ -67,7 +55,7 @@ def test_values_out_of_range_are_refused(path: str) -> None:
             reply = await http.post(path, json=asked(path, dry))
             assert reply.status_code == 400 and "dry_" in reply.text
 
-    drive(work, logits=circling)
+    drive(work, logits=CIRCLE)
 
 
 def test_the_settings_say_it() -> None:
@@ -77,4 +65,4 @@ def test_the_settings_say_it() -> None:
         assert settings["dry_multiplier"] == 0.5 and settings["dry_penalty_last_n"] == -1
         assert settings["dry_sequence_breakers"] == ["\n", ":", '"', "*"]
 
-    drive(work, logits=circling)
+    drive(work, logits=CIRCLE)

@@ -38,18 +38,17 @@ class Infilling(Suite):
         longest = self.options.max_tokens or 512
         if self.baseline:
             return Continue(prefix, self.stop or ("\n" * 3,), min(longest, 64 * max(lines, 1)))
-        order = self.options.order or "spm"
         options = self.options
         return Fill(
             prefix,
             suffix,
-            order,
-            options.heal,
-            self.stop,
-            longest,
-            options.until_suffix,
-            options.nonempty,
-            options.dry,
+            options.order or "spm",
+            stop=self.stop,
+            max_tokens=longest,
+            heal=options.heal,
+            until_suffix=options.until_suffix,
+            nonempty=options.nonempty,
+            dry=options.dry,
         )
 
     def extract(self, problem: Problem, raw: Raw) -> str:

@@ -22,6 +22,12 @@ CEILINGS = {
         ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"), _INT8
     ),
 }
+# Instruction sets with a matrix unit, or what stands in for one, and the types that it multiplies.
+UNIT_TYPES = {
+    "amx": [t for t in GGMLType if BLOCK_LAYOUT[t][0] > 1 or t is GGMLType.BF16],
+    "avx512bf16": [GGMLType.BF16],
+}
+UNITS = [isa for isa in _native.available_isas() if isa in UNIT_TYPES]
 KV_CEILINGS = {"f16": 2e-3, "q8_0": 2.5e-2}
 """Root mean square error of attention over a cache of that type, relative to the output's size."""
 

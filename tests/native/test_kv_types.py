@@ -14,7 +14,7 @@ import pytest
 import codellama.native._native as _native
 from codellama.model.config import KV_TYPES
 from codellama.native import available_isas
-from native_support import KV_CEILINGS
+from native_support import KV_CEILINGS, UNITS
 
 ISAS = available_isas()
 
@@ -123,16 +123,17 @@ def test_q8_0(case: Case, isa: str) -> None:
     assert relative(kernels(q, k, v, table, "q8_0", isa), want) < 2e-6
 
 
-@pytest.mark.skipif("amx" not in ISAS, reason="no AMX on this machine")
+@pytest.mark.skipif(not UNITS, reason="no matrix unit on this machine")
+@pytest.mark.parametrize("isa", UNITS)
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 @cases
-def test_on_a_matrix_unit(case: Case, kv_type: str) -> None:
+def test_on_a_matrix_unit(case: Case, kv_type: str, isa: str) -> None:
     q, k, v, table = case.draw()
     if kv_type == "f16":
         want = attention(q, k.astype(np.float16), v.astype(np.float16))
     else:
         want = attention(mixed(q), in_q8(mixed(k)), in_q8(v))
-    got = kernels(q, k, v, table, kv_type, "amx", on_unit=True)
+    got = kernels(q, k, v, table, kv_type, isa, on_unit=True)
     assert relative(got, want) < 0.015  # scores of twelve and more in bfloat16
 
 

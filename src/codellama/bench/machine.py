@@ -70,8 +70,8 @@ def measure_machine(
 def int8_instruction(isa: str, known: dict[str, float]) -> str | None:
     """The fastest known instruction that kernels named `isa` may use for int8 products."""
     family = {
-        "amx": "amx_int8", "avx512": "avx512_vnni", "avxvnni": "avx_vnni", "avx2": "avx2_int8",
-        "i8mm": "neon_i8mm", "neon": "neon_dotprod",
+        "amx": "amx_int8", "avx512bf16": "avx512_vnni", "avx512": "avx512_vnni",
+        "avxvnni": "avx_vnni", "avx2": "avx2_int8", "i8mm": "neon_i8mm", "neon": "neon_dotprod",
     }  # fmt: skip
     wanted = family.get(isa.split("_")[0])
     return wanted if wanted in known else None

@@ -83,6 +83,7 @@ void Model::prepare(const Step& step) {
     reserve(step.n_tokens);
     const int n_exact = prompts_on_unit_ ? step.n_exact : step.n_tokens;
     exact_ = Rows::cut(0, n_exact, kPartRows, pool_.size());
+    unit_attends_ = attention_on_unit_ ? step.n_exact : step.n_tokens;
     prompts_ = Rows::cut(n_exact, step.n_tokens - n_exact, fewest_prompt_rows(shape_.dim), pool_.size());
     for (int s = 0; s < step.n_sequences; ++s) {
         for (int t = step.starts_S1[s]; t < step.starts_S1[s + 1]; ++t) {
@@ -102,7 +103,7 @@ void Model::plan_attention(const Step& step) {
     splits_.clear();
     const int group = shape_.n_heads / shape_.n_kv_heads;
     const auto tile_of = [&](int s) {
-        return std::max(1, (step.starts_S1[s] >= prompts_.first ? kUnitAttendRows : kAttendRows) / group);
+        return std::max(1, (step.starts_S1[s] >= unit_attends_ ? kUnitAttendRows : kAttendRows) / group);
     };
     const ptrdiff_t slot = round_up(shape_.head_dim, kLanes) + 2;
     int whole_jobs = 0;
@@ -139,7 +140,7 @@ void Model::step(const Step& step, float* logits_RV, float* hidden_RD) {
 
 void Model::run_thread(int thread, const Step& step, float* logits_RV, float* hidden_RD) {
     Progress at{thread, 0, {}};
-    if (prompts_.size > 0) kernels_->unit->begin();
+    if (unit_attends_ < step.n_tokens) kernels_->unit->begin();
     look_ahead(at, {&layers_[0].wq, &layers_[0].wk, &layers_[0].wv}, false, exact_.size);
     for (const Rows* rows : {&exact_, &prompts_}) {
         embed(rows->own(thread), step);

@@ -204,7 +204,8 @@ class Model {
 
     Buffer cache_;
     bool complete_ = false;
-    bool prompts_on_unit_ = false;  // there is a matrix unit, and it takes every matrix of every layer
+    bool prompts_on_unit_ = false;    // there is a matrix unit, and it takes every matrix of every layer
+    bool attention_on_unit_ = false;  // there is one, and no matrix is finer than its numbers
     int n_blocks_ = 0;
     KvLayer kv_;  // the layout; kv_layer() adds a layer's memory
 
@@ -213,7 +214,8 @@ class Model {
     ptrdiff_t x_blocks_ = 0;
     std::vector<float> x_TD_, norm_TD_, q_T_, k_T_, v_T_, att_T_, ffn_TF_, cos_T_, sin_T_, partials_;
     Buffer quantized_;
-    Rows exact_, prompts_;  // rows of the step that do not run on the matrix unit, and those that do
+    Rows exact_, prompts_;  // rows of the step whose products do not run on the matrix unit, and those that do
+    int unit_attends_ = 0;  // from this row on the matrix unit attends
     Buffer x_tiles_, ffn_tiles_;
     std::vector<Buffer> thread_scratch_, unit_scratch_;
     std::vector<int32_t> sequence_T_, position_T_;

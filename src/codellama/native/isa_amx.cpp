@@ -13,15 +13,20 @@ namespace codellama::amx {
 #include "functions.inc"
 #include "kv.inc"
 #include "partials.inc"
+#include "unit.inc"
 #include "matmul_amx.inc"
 #include "matmul_amx_int8.inc"
 #include "attention.inc"
 #include "attention_rows.inc"
-#include "attention_amx.inc"
+#include "attention_unit.inc"
 }  // namespace codellama::amx
 
 const codellama::Kernels* codellama::kernels_amx() {
-    static const MatrixUnit unit = amx::make_unit();
+    static const MatrixUnit unit = [] {
+        MatrixUnit all = amx::make_unit();
+        amx::use_quantized(all);
+        return all;
+    }();
     static const Kernels table = [] {
         Kernels all = *kernels_avx512();
         all.name = "amx";

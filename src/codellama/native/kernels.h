@@ -112,9 +112,10 @@ struct Attend {
     AttendNext next = {};        // after the last chunk
 };
 
-// Prompts on a matrix unit: products of bfloat16 tiles, summed in float32. A tile of activations is [16 rows][32
-// columns], a tile of weights [16 pairs of columns][16 rows][2 columns], a tile of sums [16 activation rows][16 weight
-// rows]; the tiles of a matrix lie column by column. Call `begin` on a thread before the others and `end` after.
+// Prompts on a matrix unit, or on what stands in for one: products of bfloat16 tiles, summed in float32. A tile of
+// activations is [16 rows][32 columns], a tile of weights [16 pairs of columns][16 rows][2 columns], a tile of sums [16
+// activation rows][16 weight rows]; the tiles of a matrix lie column by column. Call `begin` on a thread before the
+// others and `end` after.
 constexpr int kUnitColumns = 32;
 constexpr int kUnitTile = kLanes * kUnitColumns;  // elements of a bfloat16 tile: 1 KB
 constexpr int kUnitSums = kLanes * kLanes;        // elements of a tile of sums: 1 KB
@@ -137,7 +138,7 @@ struct MatrixUnit {
     void (*begin)();
     void (*end)();
     void (*pack_row)(const float* x, int columns, uint16_t* out);  // a row of a tile; out: its first column
-    UnpackTile unpack[kFormats];                                   // null where products stay in float32
+    UnpackTile unpack[kFormats];                                   // null where products stay what they are without
     void (*multiply)(const UnitProduct& product);
     // A pair of tiles of sums, done with: n_rows x width of it to float32 rows, or gate · up to a bfloat16 tile.
     void (*store)(const float* sums, int n_rows, int width, float* out, ptrdiff_t stride);
@@ -182,6 +183,7 @@ struct Kernels {
 
 // Null where the machine lacks the instruction set or the build does not carry it.
 const Kernels* kernels_amx();
+const Kernels* kernels_avx512bf16();
 const Kernels* kernels_avx512();
 const Kernels* kernels_avxvnni();
 const Kernels* kernels_avx2();

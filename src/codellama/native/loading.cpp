@@ -123,11 +123,12 @@ void Model::check_complete() {
     need(head(), shape_.vocab_size, shape_.dim, "output");
     if (norm_.empty()) refuse("norm is missing");
     complete_ = false;
-    prompts_on_unit_ = kernels_->unit != nullptr;
+    prompts_on_unit_ = attention_on_unit_ = kernels_->unit != nullptr;
     capacity_ = 0;  // scratch follows
     for (const Layer& l : layers_) {
         for (const Matrix* m : {&l.wq, &l.wk, &l.wv, &l.wo, &l.w1, &l.w2, &l.w3}) {
             prompts_on_unit_ = prompts_on_unit_ && on_unit(*m);
+            if (m->format == Format::F16 || m->format == Format::F32) attention_on_unit_ = false;
         }
         need(l.wq, query, shape_.dim, "wq");
         need(l.wk, kv, shape_.dim, "wk");
@@ -138,7 +139,7 @@ void Model::check_complete() {
         need(l.w2, shape_.dim, shape_.ffn_dim, "w2");
         if (l.attention_norm.empty() || l.ffn_norm.empty()) refuse("a layer's norm is missing");
     }
-    const size_t unit = prompts_on_unit_ ? kernels_->unit->attend_scratch : 0;
+    const size_t unit = attention_on_unit_ ? kernels_->unit->attend_scratch : 0;
     thread_scratch_.clear();
     for (int i = 0; i < pool_.size(); ++i) thread_scratch_.emplace_back(std::max(unit, kAttendScratch * sizeof(float)));
     complete_ = true;

@@ -250,7 +250,7 @@ void Model::attend(Progress& at, int layer, const Step& step) {
         a.scratch = scratch;
         a.partial = partials_.data() + job.partial;
         a.next = after(taken + pool_.size(), step);
-        (job.token >= prompts_.first ? kernels_->unit->attend : kernels_->attend)(a);
+        (job.token >= unit_attends_ ? kernels_->unit->attend : kernels_->attend)(a);
         if (job.split) continue;
         for (int i = 0; i < job.n_tokens * group; ++i) {
             float* out = att_T_.data() + (job.token + i / group) * att_stride +

@@ -36,8 +36,8 @@ class Ahead {
     }
 
    private:
-    static constexpr int kPieces = 3;
-    static constexpr int kLines = 4;  // between looks at the barrier
+    static constexpr int kPieces = 12;  // of three products, each in four places
+    static constexpr int kLines = 4;    // between looks at the barrier
     struct Piece {
         const uint8_t *at, *end;
     };

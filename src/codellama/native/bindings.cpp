@@ -183,7 +183,7 @@ void matmul(const Packed& packed, In<float, 2> x, Out<float, 2> out, const std::
             float result[kMaxRowsOfCall * kMaxTiles * kLanes];
             const int widest = tiles_of_call(kernels, floats, m);
             const int n_tiles = tile + widest <= w.n_tiles() ? widest : 1;
-            multiply_tiles(kernels, w, tile, n_tiles, rows, r, m, result);
+            multiply_tiles(kernels, w, {tile, n_tiles}, rows, r, m, result);
             const int width = std::min(n_tiles * kLanes, w.rows - tile * kLanes);
             for (int i = 0; i < m; ++i) {
                 std::copy_n(result + i * n_tiles * kLanes, width,

@@ -69,6 +69,7 @@ void Model::reserve(int n_tokens) {
     grow(sin_T_, shape_.head_dim);
     x_blocks_ = std::max({shape_.dim, query, shape_.ffn_dim}) / kBlock + 1;
     quantized_ = Buffer(static_cast<size_t>(n_tokens) * static_cast<size_t>(x_blocks_) * sizeof(XBlock));
+    ffn_blocks_ = Buffer(static_cast<size_t>(n_tokens) * static_cast<size_t>(shape_.ffn_dim / kBlock) * sizeof(XBlock));
     if (prompts_on_unit_) {
         x_tiles_ = Buffer(unit_tile_bytes(n_tokens, std::max(shape_.dim, query)));
         ffn_tiles_ = Buffer(unit_tile_bytes(n_tokens, shape_.ffn_dim));
@@ -158,12 +159,14 @@ void Model::run_layer(Progress& at, int layer, const Step& step) {
     const ptrdiff_t norm_stride = round_up(dim, 4), att_stride = round_up(query, 4), ffn_stride = round_up(ffn, 4);
     uint16_t* x_tiles = reinterpret_cast<uint16_t*>(x_tiles_.data());
     uint16_t* ffn_tiles = reinterpret_cast<uint16_t*>(ffn_tiles_.data());
+    const XBlock* blocks = reinterpret_cast<const XBlock*>(quantized_.data());
 
     normalise(at.thread, nullptr, exact_, prompts_, l.attention_norm);
     meet(at);
     const Product qkv[] = {
         {&l.wq, q_T_.data(), query, false}, {&l.wk, k_T_.data(), kv, false}, {&l.wv, v_T_.data(), kv, false}};
-    multiply(at, qkv, 3, exact_, prompts_, norm_TD_.data(), norm_stride, x_tiles);
+    multiply_exact(at, qkv, 3, exact_, {blocks, x_blocks_, norm_TD_.data(), norm_stride});
+    multiply_prompts(at, qkv, 3, prompts_, x_tiles);
     look_ahead(at, {&l.wo}, false, exact_.size);
     meet(at);
     rotate_and_cache(at.thread, layer, step);
@@ -177,19 +180,30 @@ void Model::run_layer(Progress& at, int layer, const Step& step) {
     quantize_rows(at.thread, att_T_.data(), att_stride, query, exact_, prompts_, x_tiles);
     meet(at);
     const Product wo[] = {{&l.wo, x_TD_.data(), dim, true}};
-    multiply(at, wo, 1, exact_, prompts_, att_T_.data(), att_stride, x_tiles);
+    multiply_exact(at, wo, 1, exact_, {blocks, x_blocks_, att_T_.data(), att_stride});
+    multiply_prompts(at, wo, 1, prompts_, x_tiles);
     look_ahead(at, {&l.w1, &l.w3}, true, exact_.size);
     meet(at);
     normalise(at.thread, nullptr, exact_, prompts_, l.ffn_norm);
     meet(at);
-    const Product gate_up[] = {{&l.w1, ffn_TF_.data(), ffn_stride, false, &l.w3, ffn_tiles}};
-    multiply(at, gate_up, 1, exact_, prompts_, norm_TD_.data(), norm_stride, x_tiles);
+    Product gate_up[] = {{&l.w1, ffn_TF_.data(), ffn_stride, false, &l.w3, ffn_tiles}};
+    Activations activated = {blocks, x_blocks_, ffn_TF_.data(), ffn_stride};
+    const bool quantizes = ffn % kBlock == 0 && !is_float(l.w2) && in_pairs(gate_up[0], exact_.size);
+    if (quantizes) {
+        activated.blocks = gate_up[0].blocks = reinterpret_cast<XBlock*>(ffn_blocks_.data());
+        activated.block_stride = gate_up[0].block_stride = ffn / kBlock;
+    }
+    multiply_exact(at, gate_up, 1, exact_, {blocks, x_blocks_, norm_TD_.data(), norm_stride});
+    multiply_prompts(at, gate_up, 1, prompts_, x_tiles);
     look_ahead(at, {&l.w2}, false, exact_.size);
     meet(at);
-    quantize_rows(at.thread, ffn_TF_.data(), ffn_stride, ffn, exact_, {}, nullptr);
-    meet(at);
+    if (exact_.size > 0 && !quantizes) {
+        quantize_rows(at.thread, ffn_TF_.data(), ffn_stride, ffn, exact_, {}, nullptr);
+        meet(at);
+    }
     const Product w2[] = {{&l.w2, x_TD_.data(), dim, true}};
-    multiply(at, w2, 1, exact_, prompts_, ffn_TF_.data(), ffn_stride, ffn_tiles);
+    multiply_exact(at, w2, 1, exact_, activated);
+    multiply_prompts(at, w2, 1, prompts_, ffn_tiles);
     if (layer + 1 == shape_.n_layers) {
         if (step.n_rows > 0) look_ahead(at, {&head()}, false, step.n_rows);
     } else {
@@ -212,7 +226,8 @@ void Model::run_head(Progress& at, const Step& step, float* logits_RV, float* hi
     }
     if (logits_RV == nullptr) return;
     const Product product[] = {{&head(), logits_RV, shape_.vocab_size, false}};
-    multiply(at, product, 1, rows, {}, norm_TD_.data(), stride, nullptr);
+    multiply_exact(at, product, 1, rows,
+                   {reinterpret_cast<const XBlock*>(quantized_.data()), x_blocks_, norm_TD_.data(), stride});
 }
 
 }  // namespace codellama

@@ -23,6 +23,10 @@
 
 namespace codellama {
 
+// From this many rows on, work is handed out as threads ask for it; below, each thread keeps its part of the weights,
+// and what it prefetches is its own.
+constexpr int kDynamicRows = 33;
+
 struct Shape {
     int dim, n_layers, n_heads, n_kv_heads, head_dim, ffn_dim, vocab_size;
     float norm_eps;
@@ -93,6 +97,8 @@ class Model {
         bool accumulate;
         const Matrix* gate_up = nullptr;  // out = silu(weight · x) · (gate_up · x)
         uint16_t* tiles = nullptr;        // where prompt rows of a product with gate_up go
+        XBlock* blocks = nullptr;         // where rows go quantized, not as floats: of products in_pairs
+        ptrdiff_t block_stride = 0;
 
         bool floats() const { return is_float(*weight) || (gate_up != nullptr && is_float(*gate_up)); }
         // Some sets have panels for one kind only: a product of both kinds does without.
@@ -156,12 +162,15 @@ class Model {
     // Exact rows to int8, prompts to tiles of the matrix unit.
     void quantize_rows(int thread, const float* x, ptrdiff_t stride, int columns, const Rows& exact,
                        const Rows& prompts, uint16_t* tiles);
-    void multiply(Progress& at, const Product* products, int n_products, const Rows& exact, const Rows& prompts,
-                  const float* x, ptrdiff_t x_stride, const uint16_t* tiles);
-    void multiply_exact(Progress& at, const Product* products, int n_products, const Rows& rows, const float* x,
-                        ptrdiff_t x_stride);
+
+    // Exact rows: exact.cpp.
+    bool in_pairs(const Product& product, int n_rows) const;
+    void multiply_exact(Progress& at, const Product* products, int n_products, const Rows& rows, const Activations& x);
     void multiply_range(const Product& product, Range tiles, Range rows, const Activations& x) const;
-    void multiply_part(const Product& product, Range tiles, Range rows, const Activations& x, bool again) const;
+    void multiply_rows(const Product& product, Tiles tiles, Range rows, int most, const Activations& x) const;
+    void multiply_part(const Product& product, Tiles tiles, Range rows, const Activations& x) const;
+    void multiply_pairs(const Product& product, Range tiles, Range rows, const Activations& x) const;
+    void finish_sums(const Product& product, Tiles tiles, Range rows, float* sums, const float* up) const;
 
     // Prompt rows on a matrix unit: prompt.cpp.
     static int fewest_prompt_rows(int columns);
@@ -213,7 +222,7 @@ class Model {
     int capacity_ = 0;
     ptrdiff_t x_blocks_ = 0;
     std::vector<float> x_TD_, norm_TD_, q_T_, k_T_, v_T_, att_T_, ffn_TF_, cos_T_, sin_T_, partials_;
-    Buffer quantized_;
+    Buffer quantized_, ffn_blocks_;
     Rows exact_, prompts_;  // rows of the step whose products do not run on the matrix unit, and those that do
     int unit_attends_ = 0;  // from this row on the matrix unit attends
     Buffer x_tiles_, ffn_tiles_;

@@ -10,6 +10,7 @@
 namespace codellama::neon {
 #include "simd/neon.inc"
 #include "simd/lanes.inc"
+#include "simd/codes.inc"
 #include "bodies.inc"
 }  // namespace codellama::neon
 

@@ -8,6 +8,7 @@
 namespace codellama::portable {
 #include "simd/portable.inc"
 #include "simd/lanes.inc"
+#include "simd/codes.inc"
 #include "bodies.inc"
 }  // namespace codellama::portable
 

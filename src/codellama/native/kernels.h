@@ -6,8 +6,10 @@
 // The weight layout ("tiles") is the same on every instruction set and lossless. A tile is 16 rows of a matrix, one
 // per 32-bit lane. Along the columns it is cut into blocks of 32; a block's codes are 8 groups of 4 columns, so that a
 // 64-byte vector holds 4 consecutive columns of 16 rows: the operand of a 4-way byte dot product. Codes of fewer than
-// 8 bits lie in planes (pack.cpp has the bit positions). After all codes of the tile come the scales per block, then
-// the scales per 256 columns. Matrices whose rows are no multiple of 16 end in rows of zero scale.
+// 8 bits lie in planes (pack.cpp has the bit positions). Two blocks' codes are followed by their scales, so that what
+// is read next is what lies next; a last odd block leaves half of such a pair empty. The scales per 256 columns come
+// before these, a line of 64 bytes for 256 or 512 columns. Matrices whose rows are no multiple of 16 end in rows of
+// zero scale.
 
 #pragma once
 
@@ -16,11 +18,12 @@
 
 namespace codellama {
 
-constexpr int kLanes = 16;        // rows of a tile; positions of a KV block
-constexpr int kBlock = 32;        // columns that share one activation scale
-constexpr int kSuperBlock = 256;  // columns that share a K-quant's float scale
-constexpr int kChunk = 512;       // KV positions whose softmax is computed at once; see attention.inc
-constexpr int kRowChunk = 64;     // logits whose weights are summed as one
+constexpr int kLanes = 16;             // rows of a tile; positions of a KV block
+constexpr int kBlock = 32;             // columns that share one activation scale
+constexpr size_t kTileAlignment = 64;  // bytes: tiles start on cache lines
+constexpr int kSuperBlock = 256;       // columns that share a K-quant's float scale
+constexpr int kChunk = 512;            // KV positions whose softmax is computed at once; see attention.inc
+constexpr int kRowChunk = 64;          // logits whose weights are summed as one
 
 enum class Format : uint8_t { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, kCount };
 constexpr int kFormats = static_cast<int>(Format::kCount);
@@ -38,13 +41,13 @@ struct alignas(64) XBlock {
 };
 static_assert(sizeof(XBlock) == 64);
 
-// A few consecutive tiles against a few activation rows: out[row][tile][lane] = Σ_k w[tile][lane][k] · x[row][k]. The
-// float32 additions happen in the same order whatever these numbers are, so a row's result does not depend on its
-// neighbours.
-using QuantTile = void (*)(const uint8_t* tile, size_t tile_bytes, int n_blocks, const XBlock* x, ptrdiff_t x_stride,
+// A few tiles, `stride` bytes apart, against a few activation rows: out[row][tile][lane] = Σ_k w[tile][lane][k] ·
+// x[row][k]. The float32 additions happen in the same order whatever these numbers are, so a row's result does not
+// depend on its neighbours.
+using QuantTile = void (*)(const uint8_t* tile, ptrdiff_t stride, int n_blocks, const XBlock* x, ptrdiff_t x_stride,
                            float* out);
 // The same for many rows, of any number of tiles up to kMaxTiles.
-using QuantPanel = void (*)(const uint8_t* tile, size_t tile_bytes, int n_tiles, int n_blocks, const XBlock* x,
+using QuantPanel = void (*)(const uint8_t* tile, ptrdiff_t stride, int n_tiles, int n_blocks, const XBlock* x,
                             ptrdiff_t x_stride, int n_rows, float* out);
 using FloatTile = void (*)(const uint8_t* tile, int columns, const float* x, ptrdiff_t x_stride, float* out);
 using FloatPanel = void (*)(const uint8_t* tile, int columns, const float* x, ptrdiff_t x_stride, int n_rows,
@@ -165,7 +168,9 @@ struct Kernels {
     void (*quantize)(const float* x, int n, XBlock* out);  // n multiple of 32
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
     void (*silu_mul)(float* gate, const float* up, int n);  // gate ← silu(gate) · up
-    void (*add)(float* x, const float* y, int n);           // x ← x + y
+    // n_rows x width of [row][pitch] to float32 rows, in their place or added to what is there.
+    void (*put_rows)(const float* sums, int n_rows, int pitch, int width, float* out, ptrdiff_t stride);
+    void (*add_rows)(const float* sums, int n_rows, int pitch, int width, float* out, ptrdiff_t stride);
     void (*rope)(float* x, const float* cos, const float* sin, int n_heads, int head_dim, float scale);
     // Every head times an orthonormal Hadamard matrix, of the largest power of two that divides head_dim, in blocks: a
     // single large number is spread over all. Dot products stay what they are.

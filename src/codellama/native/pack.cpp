@@ -14,8 +14,6 @@
 namespace codellama {
 namespace {
 
-constexpr size_t kAlignment = 64;  // tiles start on cache lines
-
 constexpr Geometry kGeometry[kFormats] = {
     {0, 1, 4, 0, 0, 0, false},          // F32
     {1, 1, 2, 0, 0, 0, false},          // F16
@@ -188,14 +186,12 @@ template <Format format>
 void pack_blocks(const uint8_t* rows, size_t row_bytes, int lanes, int blocks, uint8_t* base) {
     constexpr Geometry g = kGeometry[static_cast<int>(format)];
     constexpr int per_block = g.elements / kBlock;
-    uint8_t* scales = base + static_cast<size_t>(blocks) * static_cast<size_t>(g.code_bytes);
-    uint8_t* super = scales + static_cast<size_t>(blocks) * static_cast<size_t>(g.scale_bytes);
     for (int b = 0; b < blocks; ++b) {
         const uint8_t* column = rows + static_cast<size_t>(b / per_block * g.bytes);
-        uint8_t* codes = base + static_cast<size_t>(b) * static_cast<size_t>(g.code_bytes);
+        const BlockPlace to = place_of(g, b);
         for (int lane = 0; lane < lanes; ++lane) {
             pack_block<format>(column + static_cast<size_t>(lane) * row_bytes,
-                               {codes, scales + b * g.scale_bytes, super + b / 8 * g.super_bytes, lane, b % per_block});
+                               {base + to.codes, base + to.scales, base + to.super, lane, b % per_block});
         }
     }
 }
@@ -237,11 +233,10 @@ Matrix make_matrix(Format format, int rows, int columns, Arena* arena) {
     m.rows = rows;
     m.columns = columns;
     m.padded_columns = (columns + 3) / 4 * 4;
-    const size_t blocks = static_cast<size_t>(columns / kBlock);
-    const size_t bytes = g.quantized ? blocks * static_cast<size_t>(g.code_bytes + g.scale_bytes) +
-                                           (blocks + 7) / 8 * static_cast<size_t>(g.super_bytes)
+    const int blocks = columns / kBlock;
+    const size_t bytes = g.quantized ? quantized_tile_bytes(g, blocks)
                                      : static_cast<size_t>(m.padded_columns) * kLanes * static_cast<size_t>(g.bytes);
-    m.tile_bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    m.tile_bytes = (bytes + kTileAlignment - 1) / kTileAlignment * kTileAlignment;
     const size_t total = m.tile_bytes * static_cast<size_t>(m.n_tiles());
     m.tiles = arena != nullptr ? arena->take(total) : Buffer(total);
     return m;

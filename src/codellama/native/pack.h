@@ -21,6 +21,23 @@ struct Geometry {
     bool quantized;
 };
 const Geometry& geometry(Format format);
+
+// Where a block's bytes lie in its tile: as formats.inc's Places.
+struct BlockPlace {
+    size_t codes, scales, super;
+};
+inline BlockPlace place_of(const Geometry& g, int block) {
+    const size_t codes = static_cast<size_t>(g.code_bytes), scales = static_cast<size_t>(g.scale_bytes);
+    const size_t super = static_cast<size_t>(g.super_bytes), b = static_cast<size_t>(block);
+    const size_t pair = 2 * (codes + scales), front = super == 0 ? 0 : kTileAlignment;
+    const size_t group = super == 0 ? 8 : 8 * front / super, at = (b / group + 1) * front + b / 2 * pair;
+    return {at + b % 2 * codes, at + 2 * codes + b % 2 * scales,
+            b / group * (front + group / 2 * pair) + b % group / 8 * super};
+}
+inline size_t quantized_tile_bytes(const Geometry& g, int blocks) {
+    const BlockPlace last = place_of(g, (blocks - 1) / 2 * 2 + 1);
+    return last.scales + static_cast<size_t>(g.scale_bytes);
+}
 // Throws std::invalid_argument for a type that has no kernel.
 Format format_of(int ggml_type);
 
@@ -33,6 +50,7 @@ struct Matrix {
 
     int n_tiles() const { return (rows + kLanes - 1) / kLanes; }
     int n_blocks() const { return columns / kBlock; }
+    ptrdiff_t stride(int n) const { return n * static_cast<ptrdiff_t>(tile_bytes); }  // of n tiles
     const uint8_t* tile(int index) const { return tiles.data() + static_cast<size_t>(index) * tile_bytes; }
 };
 

@@ -8,16 +8,6 @@
 namespace codellama {
 namespace {
 
-// Float16's worth of the activation rows that meet a tile before the next is fetched. More than a second-level cache of
-// 1 MB holds: to read 7B's weights again for every 20 rows costs more (a prompt of 512 took 1.05 times as long with 512
-// KB).
-constexpr ptrdiff_t kActivationBytes = 2048 * 1024;
-// Tiles handed out at a time when many rows are multiplied, unless the kernels take several at once, which then share
-// the activations: more would only leave a thread waiting at the end (576 rows in fours are 9 units).
-constexpr int kTilesPerUnit = 4;
-// From this many rows on, work is handed out as threads ask for it; below, each thread keeps its part of the weights,
-// and what it prefetches is its own.
-constexpr int kDynamicRows = 33;
 // Columns quantized as one unit, so that a single long row is shared among threads.
 constexpr int kQuantizeColumns = 512;
 
@@ -84,52 +74,6 @@ void Model::quantize_rows(int thread, const float* x, ptrdiff_t stride, int colu
     }
 }
 
-void Model::multiply_part(const Product& product, Range tiles, Range rows, const Activations& x, bool again) const {
-    float out[kMaxRowsOfCall * kMaxTiles * kLanes], up[kMaxRowsOfCall * kMaxTiles * kLanes];
-    const int n_tiles = tiles.end - tiles.begin, n_rows = rows.end - rows.begin;
-    const auto multiply = [&](const Matrix& weight, float* to) {
-        if (again) multiply_again(*kernels_, weight, tiles.begin, x, rows.begin, to);
-        else multiply_tiles(*kernels_, weight, tiles.begin, n_tiles, x, rows.begin, n_rows, to);
-    };
-    multiply(*product.weight, out);
-    if (product.gate_up != nullptr) {
-        multiply(*product.gate_up, up);
-        kernels_->silu_mul(out, up, n_rows * n_tiles * kLanes);
-    }
-    const int width = std::min(n_tiles * kLanes, product.weight->rows - tiles.begin * kLanes);
-    for (int r = 0; r < n_rows; ++r) {
-        float* target = product.out + (rows.begin + r) * product.out_stride + tiles.begin * kLanes;
-        if (product.accumulate) kernels_->add(target, out + r * n_tiles * kLanes, width);
-        else std::copy_n(out + r * n_tiles * kLanes, width, target);
-    }
-}
-
-// Tiles [begin, end) of one product for rows [first, last), in the largest pieces that the kernels take.
-void Model::multiply_range(const Product& product, Range tiles, Range rows, const Activations& x) const {
-    const bool floats = product.floats();
-    const int most = product.rows_of_call(*kernels_, rows.end - rows.begin);
-    const int widest = tiles_of_call(*kernels_, floats, most);
-    const int again = rows.end - rows.begin < kDynamicRows || widest != kAgainTiles ? 0 : product.rows_again(*kernels_);
-    for (int tile = tiles.begin; tile < tiles.end;) {
-        const int n_tiles = tile + widest <= tiles.end ? widest : 1;
-        for (int row = rows.begin; row < rows.end;) {
-            if (again > 0 && n_tiles == kAgainTiles && row > rows.begin && row + again <= rows.end) {
-                multiply_part(product, {tile, tile + n_tiles}, {row, row + again}, x, true);
-                row += again;
-                continue;
-            }
-            const int n_rows = std::min(most, rows.end - row);
-            // A remainder of fewer rows may take another number of tiles at once: one by one if that does not divide.
-            const int own = tiles_of_call(*kernels_, floats, n_rows), step = n_tiles % own == 0 ? own : 1;
-            for (int t = tile; t < tile + n_tiles; t += step) {
-                multiply_part(product, {t, t + step}, {row, row + n_rows}, x, false);
-            }
-            row += n_rows;
-        }
-        tile += n_tiles;
-    }
-}
-
 void Model::look_ahead(Progress& at, std::initializer_list<const Matrix*> weights, bool side_by_side,
                        int n_rows) const {
     at.ahead.clear();
@@ -143,55 +87,15 @@ void Model::look_ahead(Progress& at, std::initializer_list<const Matrix*> weight
         const Range own = {std::max(all.begin - index, 0), std::min(all.end - index, n)};
         if (own.begin < own.end) {
             const size_t most = side_by_side ? Ahead::kBytes / weights.size() : left;
-            const size_t bytes = std::min(most, static_cast<size_t>(own.end - own.begin) * weight->tile_bytes);
-            at.ahead.add(weight->tile(own.begin), bytes);
-            left -= std::min(left, bytes);
+            const bool floats = is_float(*weight);
+            const int at_once = tiles_of_call(*kernels_, floats, rows_of_call(*kernels_, floats, n_rows));
+            const int places = own.size() >= at_once ? at_once : 1, tiles = own.size() / places;
+            const size_t bytes =
+                std::min(most / static_cast<size_t>(places), static_cast<size_t>(weight->stride(tiles)));
+            for (int i = 0; i < places; ++i) at.ahead.add(weight->tile(own.begin + i * tiles), bytes);
+            left -= std::min(left, bytes * static_cast<size_t>(places));
         }
         if (!side_by_side) index += n;
-    }
-}
-
-void Model::multiply(Progress& at, const Product* products, int n_products, const Rows& exact, const Rows& prompts,
-                     const float* x, ptrdiff_t x_stride, const uint16_t* tiles) {
-    multiply_exact(at, products, n_products, exact, x, x_stride);
-    multiply_prompts(at, products, n_products, prompts, tiles);
-}
-
-void Model::multiply_exact(Progress& at, const Product* products, int n_products, const Rows& rows, const float* x,
-                           ptrdiff_t x_stride) {
-    std::atomic<int>* next = next_counters(at);
-    if (rows.size == 0) return;
-    const Activations activations = {reinterpret_cast<const XBlock*>(quantized_.data()), x_blocks_, x, x_stride};
-    int n_tiles = 0, most = 1, at_once = 1;
-    ptrdiff_t row_bytes = 1;
-    for (int i = 0; i < n_products; ++i) {
-        const Matrix& weight = *products[i].weight;
-        n_tiles += weight.n_tiles();
-        row_bytes = std::max<ptrdiff_t>(row_bytes, ptrdiff_t{weight.columns} * 2);
-        const int rows_at_once = products[i].rows_of_call(*kernels_, rows.size);
-        most = std::max(most, rows_at_once);
-        at_once = std::max(at_once, tiles_of_call(*kernels_, products[i].floats(), rows_at_once));
-    }
-    const int chunk = std::max<int>(most, static_cast<int>(kActivationBytes / row_bytes) / most * most);
-    const auto tiles = [&](Range range, Range part) {
-        for (int first = part.begin; first < part.end; first += chunk) {
-            const int last = std::min(part.end, first + chunk);
-            int index = 0;  // tiles of all products are numbered through
-            for (int i = 0; i < n_products; ++i) {
-                const int n = products[i].weight->n_tiles();
-                const Range own = {std::max(range.begin - index, 0), std::min(range.end - index, n)};
-                if (own.begin < own.end) multiply_range(products[i], own, {first, last}, activations);
-                index += n;
-            }
-        }
-    };
-    if (rows.size < kDynamicRows) return tiles(share(n_tiles, at.thread, pool_.size()), {rows.first, rows.end()});
-    const int n = at_once > 1 ? at_once : kTilesPerUnit;
-    for (int i = 0; i < rows.n_parts; ++i) {
-        const int part = (rows.part_of(at.thread) + i) % rows.n_parts;
-        for (int unit = next[part]++; unit * n < n_tiles; unit = next[part]++) {
-            tiles({unit * n, std::min(n_tiles, (unit + 1) * n)}, rows.part(part));
-        }
     }
 }
 

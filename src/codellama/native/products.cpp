@@ -21,15 +21,20 @@ int rows_again(const Kernels& kernels, const Matrix& weight) {
     return kernels.again_rows[static_cast<int>(weight.format)];
 }
 
-void multiply_again(const Kernels& kernels, const Matrix& weight, int tile, const Activations& x, int row, float* out) {
-    kernels.quant_again[static_cast<int>(weight.format)](weight.tile(tile), weight.tile_bytes, weight.n_blocks(),
-                                                         x.blocks + row * x.block_stride, x.block_stride, out);
+void multiply_again(const Kernels& kernels, const Matrix& weight, Tiles tiles, const Activations& x, int row,
+                    int n_rows, float* out) {
+    const int step = rows_again(kernels, weight);
+    for (int r = 0; r < n_rows; r += step, out += step * kAgainTiles * kLanes) {
+        kernels.quant_again[static_cast<int>(weight.format)](weight.tile(tiles.first), weight.stride(tiles.step),
+                                                             weight.n_blocks(), x.blocks + (row + r) * x.block_stride,
+                                                             x.block_stride, out);
+    }
 }
 
-void multiply_tiles(const Kernels& kernels, const Matrix& weight, int tile, int n_tiles, const Activations& x, int row,
+void multiply_tiles(const Kernels& kernels, const Matrix& weight, Tiles tiles, const Activations& x, int row,
                     int n_rows, float* out) {
     const int format = static_cast<int>(weight.format), n = n_rows - 1;
-    const uint8_t* first = weight.tile(tile);
+    const uint8_t* first = weight.tile(tiles.first);
     if (is_float(weight)) {
         const float* rows = x.floats + row * x.float_stride;
         if (n_rows > kernels.max_float_rows) {
@@ -41,11 +46,11 @@ void multiply_tiles(const Kernels& kernels, const Matrix& weight, int tile, int 
     }
     const XBlock* rows = x.blocks + row * x.block_stride;
     if (n_rows > kernels.max_quant_rows) {
-        kernels.quant_panel[format](first, weight.tile_bytes, n_tiles, weight.n_blocks(), rows, x.block_stride, n_rows,
-                                    out);
+        kernels.quant_panel[format](first, weight.stride(tiles.step), tiles.n, weight.n_blocks(), rows, x.block_stride,
+                                    n_rows, out);
     } else {
-        (n_tiles == 1 ? kernels.quant_tile : kernels.quant_tiles)[format][n](
-            first, weight.tile_bytes, weight.n_blocks(), rows, x.block_stride, out);
+        (tiles.n == 1 ? kernels.quant_tile : kernels.quant_tiles)[format][n](
+            first, weight.stride(tiles.step), weight.n_blocks(), rows, x.block_stride, out);
     }
 }
 

@@ -24,13 +24,19 @@ bool is_float(const Matrix& weight);
 int rows_of_call(const Kernels& kernels, bool floats, int n_rows);
 int tiles_of_call(const Kernels& kernels, bool floats, int n_rows);
 
-// Rows of a call of multiply_again, and its product: kAgainTiles tiles that other rows have just read. 0: there is
-// none.
+// kAgainTiles tiles that other rows have just read, for so many rows or a multiple. 0: there is no such product.
 int rows_again(const Kernels& kernels, const Matrix& weight);
-void multiply_again(const Kernels& kernels, const Matrix& weight, int tile, const Activations& x, int row, float* out);
+// Tiles first, first + step, …: n of them. A thread that reads weights once reads its part in as many places at once as
+// its kernel takes tiles, each from tile to tile as they lie, which is what processors fetch ahead.
+struct Tiles {
+    int first, n, step = 1;
+};
 
-// out[row][tile][lane] of rows [row, row + n_rows) and of n_tiles tiles, which is 1 or tiles_of_call(n_rows).
-void multiply_tiles(const Kernels& kernels, const Matrix& weight, int tile, int n_tiles, const Activations& x, int row,
+void multiply_again(const Kernels& kernels, const Matrix& weight, Tiles tiles, const Activations& x, int row,
+                    int n_rows, float* out);
+
+// out[row][tile][lane] of rows [row, row + n_rows) and of tiles whose number is 1 or tiles_of_call(n_rows).
+void multiply_tiles(const Kernels& kernels, const Matrix& weight, Tiles tiles, const Activations& x, int row,
                     int n_rows, float* out);
 
 }  // namespace codellama

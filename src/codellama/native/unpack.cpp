@@ -146,11 +146,15 @@ bool tile_is_finite(const Matrix& matrix, int tile) {
         if (matrix.format == Format::F32) return all_finite<uint32_t>(base, n, 0x7f800000u);
         return all_finite<uint16_t>(base, n, matrix.format == Format::F16 ? kHalf : kBrain);
     }
-    const size_t blocks = static_cast<size_t>(matrix.n_blocks());
-    const uint8_t* scales = base + blocks * static_cast<size_t>(g.code_bytes);
-    const uint8_t* super = scales + blocks * static_cast<size_t>(g.scale_bytes);
-    if (g.super_bytes == 0) return all_finite<uint16_t>(scales, blocks * static_cast<size_t>(g.scale_bytes) / 2, kHalf);
-    return all_finite<uint16_t>(super, (blocks + 7) / 8 * static_cast<size_t>(g.super_bytes) / 2, kHalf);
+    const int blocks = matrix.n_blocks();
+    bool finite = true;
+    for (int b = 0; b < blocks; b += g.super_bytes == 0 ? 1 : 8) {
+        const BlockPlace at = place_of(g, b);
+        finite = finite && (g.super_bytes == 0
+                                ? all_finite<uint16_t>(base + at.scales, static_cast<size_t>(g.scale_bytes) / 2, kHalf)
+                                : all_finite<uint16_t>(base + at.super, static_cast<size_t>(g.super_bytes) / 2, kHalf));
+    }
+    return finite;
 }
 
 void unpack_row(const Matrix& matrix, int row, float* out) {
@@ -164,13 +168,12 @@ void unpack_row(const Matrix& matrix, int row, float* out) {
         }
         return;
     }
-    const uint8_t* scales = base + static_cast<size_t>(blocks) * static_cast<size_t>(g.code_bytes);
-    const uint8_t* super = scales + static_cast<size_t>(blocks) * static_cast<size_t>(g.scale_bytes);
     const int zero = zero_point(matrix.format);
     for (int b = 0; b < blocks; ++b) {
         uint32_t quad[8];
-        read_codes(matrix.format, base + static_cast<size_t>(b) * static_cast<size_t>(g.code_bytes), lane, quad);
-        const Scale s = read_scale(matrix.format, scales + b * g.scale_bytes, super + b / 8 * g.super_bytes, lane);
+        const BlockPlace at = place_of(g, b);
+        read_codes(matrix.format, base + at.codes, lane, quad);
+        const Scale s = read_scale(matrix.format, base + at.scales, base + at.super, lane);
         for (int k = 0; k < kBlock; ++k) {
             const int code = static_cast<int>(quad[k / 4] >> 8 * (k % 4) & 0xff) - zero;
             out[b * kBlock + k] = s.d[k / 16] * static_cast<float>(code) + s.m[k / 16];

@@ -192,11 +192,11 @@ void check_panels(const Kernels& k, Format format) {
     for (int n : {kFewestPanelRows, kMaxPanelRows - 1, kMaxPanelRows}) {
         for (int n_tiles : {1, tiles_of_call(k, floats, n)}) {
             std::vector<float> together(static_cast<size_t>(n * n_tiles * kLanes));
-            multiply_tiles(k, m, 0, n_tiles, rows, 0, n, together.data());
+            multiply_tiles(k, m, {0, n_tiles}, rows, 0, n, together.data());
             for (int r = 0; r < n; ++r) {
                 for (int t = 0; t < n_tiles; ++t) {
                     float alone[kLanes];
-                    multiply_tiles(k, m, t, 1, rows, r, 1, alone);
+                    multiply_tiles(k, m, {t, 1}, rows, r, 1, alone);
                     ok = ok && std::memcmp(&together[static_cast<size_t>((r * n_tiles + t) * kLanes)], alone,
                                            sizeof(alone)) == 0;
                 }
@@ -211,18 +211,18 @@ void check_again(const Kernels& k, Format format) {
     constexpr int columns = 768;
     std::vector<uint8_t> bytes;
     const Matrix m = packed(format, kAgainTiles * kLanes, columns, bytes);
-    const int n = rows_again(k, m);
+    const int n = 2 * rows_again(k, m);
     const std::vector<float> x = normal(static_cast<size_t>(n * columns));
     std::vector<XBlock> q(static_cast<size_t>(n * m.n_blocks()));
     k.quantize(x.data(), n * columns, q.data());
     const Activations rows = {q.data(), m.n_blocks(), x.data(), columns};
     std::vector<float> together(static_cast<size_t>(n * kAgainTiles * kLanes));
-    multiply_again(k, m, 0, rows, 0, together.data());
+    multiply_again(k, m, {0, kAgainTiles}, rows, 0, n, together.data());
     bool ok = true;
     for (int r = 0; r < n; ++r) {
         for (int t = 0; t < kAgainTiles; ++t) {
             float alone[kLanes];
-            multiply_tiles(k, m, t, 1, rows, r, 1, alone);
+            multiply_tiles(k, m, {t, 1}, rows, r, 1, alone);
             ok = ok &&
                  std::memcmp(&together[static_cast<size_t>((r * kAgainTiles + t) * kLanes)], alone, sizeof(alone)) == 0;
         }

@@ -70,9 +70,10 @@ def run(
     runner: Runner,
     parts: Sequence[tuple[Sequence[int], int, Sequence[int]]],
     n_decode: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Logits of every token of (tokens, past, block table) sequences computed in one step; those
-    before n_decode continue answers.
+    """Logits of some rows (None: of all) of (tokens, past, block table) sequences computed in one
+    step; those before n_decode continue answers.
     """
     width = max(len(table) for _, _, table in parts)
     starts = np.cumsum([0, *(len(tokens) for tokens, _, _ in parts)]).astype(np.int32)
@@ -81,7 +82,7 @@ def run(
         starts_S1=starts,
         past_S=np.array([past for _, past, _ in parts], np.int32),
         blocks_SB=np.array([[*t, *[-1] * (width - len(t))] for _, _, t in parts], np.int32),
-        rows_R=np.arange(starts[-1], dtype=np.int32),
+        rows_R=np.array(range(starts[-1]) if rows is None else rows, np.int32),
         n_decode=n_decode,
     )
     return runner.run(batch).copy()
@@ -270,6 +271,29 @@ def test_prompts_beside_answers_change_no_bit(isa: str) -> None:
             run(runner, both, n_decode=end - begin),
             np.concatenate([answered[begin:end], second[first_row:last_row]]),
         )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("type", [GGMLType.F32, GGMLType.BF16, GGMLType.Q4_0], ids=lambda t: t.name)
+def test_rows_that_nobody_wants_change_no_bit(type: GGMLType, isa: str) -> None:
+    """The last layer leaves them behind: an answer beside a prompt of two chunks of attention and
+    one of a few tokens, and rows asked for in any order, twice, or not at all.
+    """
+    weights = Weights(TINY, type)
+    answer, long, short = (tokens_of(n, TINY.vocab_size, seed=n) for n in (21, 600, 45))
+    parts = [(answer[20:], 20, [0, 1]), (long, 0, range(2, 40)), (short, 0, range(40, 43))]
+
+    def after(rows: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
+        runner = NativeRunner(weights, context=704, threads=3, isa=isa)
+        run(runner, [(answer[:20], 0, [0, 1])])
+        logits = run(runner, parts, n_decode=1, rows=rows)
+        return logits, run(runner, [([1], 600, range(2, 40))], n_decode=1)
+
+    whole, next_token = after(None)
+    for rows in ([0, 600, 645], [645, 7, 7, 0], range(0, 646, 3), [550], []):
+        some, next_of_some = after(rows)
+        np.testing.assert_array_equal(some, whole[list(rows)])
+        np.testing.assert_array_equal(next_of_some, next_token)
 
 
 def test_copied_blocks_continue_alike(reference: Reference) -> None:

@@ -12,9 +12,6 @@ namespace {
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
-// Fewest rows of a part of those that run on vectors.
-constexpr int kPartRows = 128;
-
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 }  // namespace
@@ -80,59 +77,6 @@ void Model::reserve(int n_tokens) {
     position_T_.resize(static_cast<size_t>(n_tokens));
 }
 
-void Model::prepare(const Step& step) {
-    reserve(step.n_tokens);
-    const int n_exact = prompts_on_unit_ ? step.n_exact : step.n_tokens;
-    exact_ = Rows::cut(0, n_exact, kPartRows, pool_.size());
-    unit_attends_ = attention_on_unit_ ? step.n_exact : step.n_tokens;
-    prompts_ = Rows::cut(n_exact, step.n_tokens - n_exact, fewest_prompt_rows(shape_.dim), pool_.size());
-    for (int s = 0; s < step.n_sequences; ++s) {
-        for (int t = step.starts_S1[s]; t < step.starts_S1[s + 1]; ++t) {
-            sequence_T_[static_cast<size_t>(t)] = s;
-            position_T_[static_cast<size_t>(t)] = step.past_S[s] + t - step.starts_S1[s];
-        }
-    }
-    plan_attention(step);
-    const int n_counters = (9 * shape_.n_layers + 2) * n_parts();
-    counters_ = std::make_unique<std::atomic<int>[]>(static_cast<size_t>(n_counters));
-}
-
-// Jobs of (sequence, kv head, tile of tokens). Where these are too few to keep the threads busy, each chunk of the past
-// becomes a job of its own; collect() then merges them in the order in which one job would have.
-void Model::plan_attention(const Step& step) {
-    jobs_.clear();
-    splits_.clear();
-    const int group = shape_.n_heads / shape_.n_kv_heads;
-    const auto tile_of = [&](int s) {
-        return std::max(1, (step.starts_S1[s] >= unit_attends_ ? kUnitAttendRows : kAttendRows) / group);
-    };
-    const ptrdiff_t slot = round_up(shape_.head_dim, kLanes) + 2;
-    int whole_jobs = 0;
-    for (int s = 0; s < step.n_sequences; ++s) {
-        const int n = step.starts_S1[s + 1] - step.starts_S1[s];
-        whole_jobs += (n + tile_of(s) - 1) / tile_of(s) * shape_.n_kv_heads;
-    }
-    const bool scarce = whole_jobs < 8 * pool_.size();
-    ptrdiff_t used = 0;
-    for (int s = 0; s < step.n_sequences; ++s) {
-        const int first = step.starts_S1[s], n = step.starts_S1[s + 1] - first, tile = tile_of(s);
-        const int chunks = (step.past_S[s] + n + kChunk - 1) / kChunk;
-        const bool split = scarce && n <= tile && chunks > 1;
-        if (split) splits_.push_back({first, n, step.past_S[s], used});
-        for (int h = 0; h < shape_.n_kv_heads; ++h) {
-            for (int t = 0; t < n; t += tile) {
-                const int m = std::min(tile, n - t);
-                const int end = (step.past_S[s] + t + m + kChunk - 1) / kChunk;
-                for (int c = 0; c < end; c += split ? 1 : end) {
-                    jobs_.push_back({s, h, first + t, m, c, split ? c + 1 : end, used, split});
-                    used += slot * m * group;
-                }
-            }
-        }
-    }
-    if (partials_.size() < static_cast<size_t>(used)) partials_.resize(static_cast<size_t>(used));
-}
-
 void Model::step(const Step& step, float* logits_RV, float* hidden_RD) {
     check(step);
     prepare(step);
@@ -171,6 +115,11 @@ void Model::run_layer(Progress& at, int layer, const Step& step) {
     meet(at);
     rotate_and_cache(at.thread, layer, step);
     meet(at);
+    if (layer + 1 == shape_.n_layers && narrows_) {
+        if (kept_.empty()) return;
+        if (at.thread == 0) narrow(step);
+        meet(at);
+    }
     attend(at, layer, step);
     meet(at);
     if (!splits_.empty()) {
@@ -216,7 +165,7 @@ void Model::run_layer(Progress& at, int layer, const Step& step) {
 void Model::run_head(Progress& at, const Step& step, float* logits_RV, float* hidden_RD) {
     const ptrdiff_t stride = round_up(shape_.dim, 4);
     const Rows rows = {0, step.n_rows, 1, pool_.size()};
-    normalise(at.thread, step.rows_R, rows, {}, norm_);
+    normalise(at.thread, wanted_R_.data(), rows, {}, norm_);
     meet(at);
     if (hidden_RD != nullptr && at.thread == 0) {
         for (int r = 0; r < step.n_rows; ++r) {

@@ -121,6 +121,11 @@ class Model {
         ptrdiff_t partial;  // offset in partials_; one slot per (token, head of the group)
         bool split;         // one chunk of several: merged in collect()
     };
+    struct Segment {  // consecutive tokens of a sequence, in consecutive rows
+        int sequence, first, n, past;
+
+        bool continues(int other, int position) const { return other == sequence && position == past + n; }
+    };
     struct SplitSequence {  // partials of a sequence whose chunks are separate jobs
         int token, n_tokens, position;
         ptrdiff_t partial;
@@ -132,7 +137,9 @@ class Model {
     void check(const Step& step) const;
     void prepare(const Step& step);
     void reserve(int n_tokens);
-    void plan_attention(const Step& step);
+    void narrow(const Step& step);
+    void plan(int n_rows, int n_exact);
+    void plan_attention();
 
     // Work of one phase, handed out unit by unit. Threads pass the same sequence of phases.
     struct Progress {
@@ -141,8 +148,7 @@ class Model {
         Ahead ahead;  // of the product after this phase
     };
     // A phase's counters, one for each part of its rows.
-    std::atomic<int>* next_counters(Progress& at) { return &counters_[static_cast<size_t>(at.phase++ * n_parts())]; }
-    int n_parts() const { return std::max(exact_.n_parts, prompts_.n_parts); }
+    std::atomic<int>* next_counters(Progress& at) { return &counters_[static_cast<size_t>(at.phase++ * n_parts_)]; }
 
     // All threads of the step; those that wait fetch what they read next.
     void meet(Progress& at) {
@@ -227,7 +233,11 @@ class Model {
     int unit_attends_ = 0;  // from this row on the matrix unit attends
     Buffer x_tiles_, ffn_tiles_;
     std::vector<Buffer> thread_scratch_, unit_scratch_;
+    int n_parts_ = 1;  // of a step, the most of either
     std::vector<int32_t> sequence_T_, position_T_;
+    std::vector<Segment> segments_;
+    std::vector<int32_t> kept_, wanted_R_;  // rows whose logits are wanted, in order; where each of them is
+    bool narrows_ = false;                  // the last layer goes on with those only
     std::vector<AttentionJob> jobs_;
     std::vector<SplitSequence> splits_;
     std::unique_ptr<std::atomic<int>[]> counters_;  // of phases that hand out work as threads ask for it

@@ -8,7 +8,7 @@ set(here ${CMAKE_CURRENT_LIST_DIR})
 set(CODELLAMA_NATIVE_SOURCES
     ${here}/attend_alone.cpp ${here}/buffer.cpp ${here}/dispatch.cpp ${here}/exact.cpp ${here}/forward.cpp
     ${here}/isa_portable.cpp
-    ${here}/kv.cpp ${here}/loading.cpp ${here}/pack.cpp ${here}/phases.cpp ${here}/probe.cpp ${here}/products.cpp
+    ${here}/kv.cpp ${here}/loading.cpp ${here}/pack.cpp ${here}/phases.cpp ${here}/plan.cpp ${here}/probe.cpp ${here}/products.cpp
     ${here}/prompt.cpp ${here}/repeats.cpp ${here}/rows.cpp ${here}/threads.cpp ${here}/unpack.cpp)
 
 if(CMAKE_OSX_ARCHITECTURES)

@@ -136,10 +136,22 @@ def test_quantized_activations_are_the_nearest(isa: str, seed: int, exponent: in
     x = np.random.default_rng(seed).normal(size=64).astype(np.float32) * np.float32(2.0**exponent)
     q, d = np.empty(64, np.int8), np.empty(2, np.float32)
     _native.quantize(x, q, d, isa)
-    largest = np.abs(x.reshape(2, 32)).max(1)
-    np.testing.assert_allclose(d, largest / 127, rtol=1e-6)
-    assert np.abs(x - q * np.repeat(d, 32)).max() <= (0.5 + 1e-4) * d.max()
-    assert np.abs(q.astype(int)).reshape(2, 32).max(1).tolist() == [127, 127]
+    x_64, q_64 = (v.reshape(2, 32).astype(np.float64) for v in (x, q))
+    step = np.abs(x_64).max(1) / 127
+    assert np.abs(x_64 / step[:, None] - q_64).max() <= 0.5 + 1e-4
+    assert np.abs(q_64).max(1).tolist() == [127, 127]
+    best = (x_64 * q_64).sum(1) / (q_64**2).sum(1)
+    np.testing.assert_allclose(d, best, rtol=1e-6)
+    np.testing.assert_allclose(d, step, rtol=5e-3)
+
+
+def test_least_squares_take_a_thirty_second_of_the_error() -> None:
+    x = np.random.default_rng(5).normal(size=(4000, 32)).astype(np.float32)
+    q, d = np.empty(x.size, np.int8), np.empty(len(x), np.float32)
+    _native.quantize(x.ravel(), q, d, ISAS[0])
+    q_64, step = q.reshape(x.shape).astype(np.float64), np.abs(x).max(1, keepdims=True) / 127
+    fitted, plain = (((x - q_64 * s) ** 2).sum() for s in (d[:, None], step))
+    assert fitted / plain == pytest.approx(31 / 32, abs=5e-3)
 
 
 def test_bad_shapes_are_refused() -> None:

@@ -8,6 +8,7 @@
 #include "kernels.h"
 
 namespace codellama::amx {
+#include "simd/fetch_near.inc"
 #include "simd/avx512.inc"
 #include "formats.inc"
 #include "functions.inc"

@@ -8,6 +8,7 @@
 #include "kernels.h"
 
 namespace codellama::avx512 {
+#include "simd/fetch_near.inc"
 #include "simd/avx512.inc"
 #include "bodies.inc"
 #include "panel.inc"

@@ -1,5 +1,6 @@
 // The kernels for AVX-512 with products of bfloat16 (Cooper Lake 2020, Zen 4 2022 and later): those of isa_avx512.cpp,
-// and these products in the place of a matrix unit. See there for what may be included here.
+// weights fetched as AMD's processors like it, and these products in the place of a matrix unit. See there for what may
+// be included here.
 
 #include <immintrin.h>
 
@@ -8,11 +9,10 @@
 #include "kernels.h"
 
 namespace codellama::avx512bf16 {
+#include "simd/fetch_far.inc"
 #include "simd/avx512.inc"
-#include "formats.inc"
-#include "functions.inc"
-#include "kv.inc"
-#include "partials.inc"
+#include "bodies.inc"
+#include "panel.inc"
 #include "unit.inc"
 #include "matmul_bf16.inc"
 #include "attention_unit.inc"
@@ -21,8 +21,10 @@ namespace codellama::avx512bf16 {
 const codellama::Kernels* codellama::kernels_avx512bf16() {
     static const MatrixUnit unit = avx512bf16::make_unit();
     static const Kernels table = [] {
-        Kernels all = *kernels_avx512();
-        all.name = "avx512bf16";
+        Kernels all = avx512bf16::make_table("avx512bf16");
+        avx512bf16::use_again(all);
+        avx512bf16::use_float_panels(all);
+        all.attend = avx512bf16::attend_ahead;
         all.unit = &unit;
         return all;
     }();

@@ -181,11 +181,14 @@ def test_embeddings_of_like_texts_are_near(llm: CodeLlama) -> None:
 
 
 def test_the_pytorch_forward_says_the_same(smollm2_path: Path, llm: CodeLlama) -> None:
-    """Not to the letter for ever: the native engine rounds activations to 8 bits."""
+    """But for near ties: the native engine rounds activations to 8 bits."""
     torch = CodeLlama.load(smollm2_path, device="cpu-torch", context=64)
     for prompt in PROMPTS[:3]:
-        want = llm.complete(prompt, max_tokens=8).tokens
-        assert torch.complete(prompt, max_tokens=8).tokens == want
+        answer = llm.complete(prompt, max_tokens=8).tokens
+        said_TV = torch.logits(llm.tokenizer.encode(prompt) + answer)[-9:-1]
+        short_T = said_TV.max(axis=1) - said_TV[np.arange(8), answer]
+        assert short_T.max() < 0.5  # rounding moved logits by up to 0.35 here
+        assert np.count_nonzero(short_T) <= 2
     assert torch.embed(PROMPTS[0]) @ llm.embed(PROMPTS[0]) > 0.999
 
 

@@ -160,7 +160,7 @@ def test_logits_are_those_that_generation_draws_from(
         assert drawn_TV.argmax(axis=1).tolist() == alone[0]
     # A matrix unit rounds a scored text as a prompt: near ties may fall the other way.
     short_T = drawn_TV.max(axis=1) - drawn_TV[np.arange(len(alone[0])), alone[0]]
-    assert short_T.max() < 0.2
+    assert short_T.max() < 0.4
     assert np.count_nonzero(short_T) <= 2
     entry = llm.complete(PROMPTS[0], max_tokens=1, logprobs=3).logprobs
     assert entry is not None

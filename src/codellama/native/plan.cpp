@@ -77,7 +77,7 @@ void Model::plan_attention() {
     const auto tile_of = [&](const Segment& s) {
         return std::max(1, (s.first >= unit_attends_ ? kUnitAttendRows : kAttendRows) / group);
     };
-    const ptrdiff_t slot = (shape_.head_dim + kLanes - 1) / kLanes * kLanes + 2;
+    const ptrdiff_t slot = kv_.head_pad + 2;
     int whole_jobs = 0;
     for (const Segment& s : segments_) whole_jobs += (s.n + tile_of(s) - 1) / tile_of(s) * shape_.n_kv_heads;
     const bool scarce = whole_jobs < 8 * pool_.size();

@@ -47,11 +47,14 @@ bool has_amx() {
     return false;
 #endif
 }
-// Cooper Lake 2020, Zen 4 2022.
 bool has_avx512bf16() {
     unsigned a, b, c, d;
     return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 5) != 0;
 }
+// AMD's pay, since Zen 4 (2022). On Intel's Emerald Rapids an instruction of 32 such products takes 0.73 ns, of 16 of
+// float32 0.18.
+bool has_quick_bf16() { return has_avx512bf16() && __builtin_cpu_is("amd"); }
+bool has_slow_bf16() { return has_avx512bf16() && !__builtin_cpu_is("amd"); }
 bool has_avx2() {  // Haswell 2013, Zen 2017; every one of these has F16C
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
@@ -65,12 +68,16 @@ bool always() { return true; }
 
 constexpr Candidate kCandidates[] = {
 #if defined(CODELLAMA_X86)
-    {"amx", has_amx, kernels_amx},          {"avx512bf16", has_avx512bf16, kernels_avx512bf16},
-    {"avx512", has_avx512, kernels_avx512}, {"avxvnni", has_avxvnni, kernels_avxvnni},
+    {"amx", has_amx, kernels_amx},
+    {"avx512bf16", has_quick_bf16, kernels_avx512bf16},
+    {"avx512", has_avx512, kernels_avx512},
+    {"avx512bf16", has_slow_bf16, kernels_avx512bf16},
+    {"avxvnni", has_avxvnni, kernels_avxvnni},
     {"avx2", has_avx2, kernels_avx2},
 #endif
 #if defined(CODELLAMA_NEON)
-    {"i8mm", has_i8mm, kernels_i8mm},       {"neon", has_dot_product, kernels_neon},
+    {"i8mm", has_i8mm, kernels_i8mm},
+    {"neon", has_dot_product, kernels_neon},
 #endif
     {"portable", always, kernels_portable},
 };

@@ -18,12 +18,13 @@ constexpr ptrdiff_t kActivationBytes = 2048 * 1024;
 // the activations: more would only leave a thread waiting at the end (576 rows in fours are 9 units).
 constexpr int kTilesPerUnit = 4;
 // Rows whose sums with a pair of tiles are finished together: 4 KB of them.
-constexpr int kGroupRows = 32;
+constexpr int kGroupRows = 32, kPanelGroupRows = 96;
 static_assert(kAgainTiles * kLanes == kBlock);  // a pair's sums of one row are a block of the next product's rows
 
 // A pair of tiles by rows: out[row][tile][lane]. fresh: nobody has just read the tiles.
 void sum_pair(const Kernels& kernels, const Matrix& weight, int tile, Range rows, const Activations& x, bool fresh,
               float* out) {
+    if (kernels.pair_panels) return multiply_pair(kernels, weight, tile, x, rows.begin, rows.size(), out);
     const int again = rows_again(kernels, weight);
     for (int row = rows.begin; row < rows.end;) {
         const bool first = fresh && row == rows.begin;
@@ -47,7 +48,8 @@ void sum_pair(const Kernels& kernels, const Matrix& weight, int tile, Range rows
 }  // namespace
 
 bool Model::in_pairs(const Product& product, int n_rows) const {
-    return n_rows >= kDynamicRows && product.rows_again(*kernels_) > 0;
+    if (n_rows < kDynamicRows) return false;
+    return kernels_->pair_panels ? product.quantized() : product.rows_again(*kernels_) > 0;
 }
 
 // Sums of a few tiles, [row][tile][lane], to where the product wants them.
@@ -55,7 +57,7 @@ void Model::finish_sums(const Product& product, Tiles tiles, Range rows, float* 
     const int n_rows = rows.size(), pitch = tiles.n * kLanes;
     if (product.gate_up != nullptr) kernels_->silu_mul(sums, up, n_rows * pitch);
     if (product.blocks != nullptr) {
-        XBlock blocks[kGroupRows];
+        XBlock blocks[kPanelGroupRows];
         kernels_->quantize(sums, n_rows * kBlock, blocks);
         XBlock* to = product.blocks + rows.begin * product.block_stride + tiles.first / kAgainTiles;
         for (int r = 0; r < n_rows; ++r) to[r * product.block_stride] = blocks[r];
@@ -106,11 +108,12 @@ void Model::multiply_range(const Product& product, Range tiles, Range rows, cons
 
 // The same for many rows, by kernels that know the tiles to be in the cache.
 void Model::multiply_pairs(const Product& product, Range tiles, Range rows, const Activations& x) const {
-    float out[kGroupRows * kBlock], up[kGroupRows * kBlock];
+    float out[kPanelGroupRows * kBlock], up[kPanelGroupRows * kBlock];
+    const int most = kernels_->pair_panels ? kPanelGroupRows : kGroupRows;
     int tile = tiles.begin;
     for (; tile + kAgainTiles <= tiles.end; tile += kAgainTiles) {
-        for (int row = rows.begin; row < rows.end; row += kGroupRows) {
-            const Range group = {row, std::min(row + kGroupRows, rows.end)};
+        for (int row = rows.begin; row < rows.end; row += most) {
+            const Range group = {row, std::min(row + most, rows.end)};
             sum_pair(*kernels_, *product.weight, tile, group, x, row == rows.begin, out);
             if (product.gate_up != nullptr) {
                 sum_pair(*kernels_, *product.gate_up, tile, group, x, row == rows.begin, up);

@@ -17,8 +17,7 @@ namespace codellama::avx512 {
 const codellama::Kernels* codellama::kernels_avx512() {
     static const Kernels table = [] {
         Kernels all = avx512::make_table("avx512");
-        avx512::use_again(all);
-        avx512::use_float_panels(all);
+        avx512::use_panels(all);
         all.attend = avx512::attend_ahead;
         return all;
     }();

@@ -37,7 +37,7 @@ struct alignas(64) XBlock {
     int32_t neg_sum;          // −Σ q
     int32_t neg_sum_half[2];  // −Σ q of the first and second 16 columns
     float ds_half[2];
-    int32_t unused;
+    int32_t bias;  // −128 Σ q: what codes with a zero point of 128 are to be corrected by
 };
 static_assert(sizeof(XBlock) == 64);
 
@@ -162,6 +162,7 @@ struct Kernels {
     QuantTile quant_again[kFormats];                 // of tiles that other rows have just read
     FloatTile float_tile[kFormats][kMaxFloatRows];   // null for quantized formats
     bool quant_panels, float_panels;                 // for many rows; else the tiles' kernels serve them as well
+    bool pair_panels;                                // quant_panel takes kAgainTiles tiles, and pays for prompts only
     QuantPanel quant_panel[kFormats];
     FloatPanel float_panel[kFormats];
 

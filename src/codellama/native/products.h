@@ -35,6 +35,10 @@ struct Tiles {
 void multiply_again(const Kernels& kernels, const Matrix& weight, Tiles tiles, const Activations& x, int row,
                     int n_rows, float* out);
 
+// kAgainTiles tiles, from `tile` on, for many rows, where kernels have pair_panels.
+void multiply_pair(const Kernels& kernels, const Matrix& weight, int tile, const Activations& x, int row, int n_rows,
+                   float* out);
+
 // out[row][tile][lane] of rows [row, row + n_rows) and of tiles whose number is 1 or tiles_of_call(n_rows).
 void multiply_tiles(const Kernels& kernels, const Matrix& weight, Tiles tiles, const Activations& x, int row,
                     int n_rows, float* out);

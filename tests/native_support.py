@@ -22,12 +22,17 @@ CEILINGS = {
         ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"), _INT8
     ),
 }
-# Instruction sets with a matrix unit, or what stands in for one, and the types that it multiplies.
+# Instruction sets with a matrix unit, or what stands in for one, and the types that it multiplies
+# beside a prompt's attention.
 UNIT_TYPES = {
     "amx": [t for t in GGMLType if BLOCK_LAYOUT[t][0] > 1 or t is GGMLType.BF16],
     "avx512bf16": [GGMLType.BF16],
+    "avx512": [],
 }
 UNITS = [isa for isa in _native.available_isas() if isa in UNIT_TYPES]
+UNIT_ATTENTION = {"avx512": 2e-3}
+"""Root mean square error of a prompt's attention there, of scores of twelve and more, relative to the
+output's size; 0.015 in bfloat16."""
 KV_CEILINGS = {"f16": 2e-3, "q8_0": 2.5e-2}
 """Root mean square error of attention over a cache of that type, relative to the output's size."""
 

@@ -20,6 +20,7 @@ namespace codellama::amx {
 #include "attention.inc"
 #include "attention_rows.inc"
 #include "attention_unit.inc"
+#include "unit_table.inc"
 }  // namespace codellama::amx
 
 const codellama::Kernels* codellama::kernels_amx() {

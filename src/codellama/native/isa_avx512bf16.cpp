@@ -14,8 +14,9 @@ namespace codellama::avx512bf16 {
 #include "bodies.inc"
 #include "panel.inc"
 #include "unit.inc"
-#include "matmul_bf16.inc"
+#include "matmul_pairs.inc"
 #include "attention_unit.inc"
+#include "unit_table.inc"
 }  // namespace codellama::avx512bf16
 
 const codellama::Kernels* codellama::kernels_avx512bf16() {

@@ -31,8 +31,8 @@ UNIT_TYPES = {
 }
 UNITS = [isa for isa in _native.available_isas() if isa in UNIT_TYPES]
 UNIT_ATTENTION = {"avx512": 2e-3}
-"""Root mean square error of a prompt's attention there, of scores of twelve and more, relative to the
-output's size; 0.015 in bfloat16."""
+"""Root mean square error of a prompt's attention there, of scores of twelve and more, relative to
+the output's size; 0.015 in bfloat16."""
 KV_CEILINGS = {"f16": 2e-3, "q8_0": 2.5e-2}
 """Root mean square error of attention over a cache of that type, relative to the output's size."""
 

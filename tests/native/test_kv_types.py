@@ -137,6 +137,37 @@ def test_on_a_matrix_unit(case: Case, kv_type: str, isa: str) -> None:
     assert relative(got, want) < UNIT_ATTENTION.get(isa, 0.015)
 
 
+@pytest.mark.skipif(not UNITS, reason="no matrix unit on this machine")
+@pytest.mark.parametrize("isa", UNITS)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_the_largest_sums_on_a_matrix_unit(head_dim: int, isa: str) -> None:
+    """Keys, queries and values of one magnitude each and equal probabilities: every word is as
+    large as it gets, and so is every sum of words.
+    """
+    q, k, v, table = Case(20, 520, 2, 1, head_dim).draw()
+    q[:], k[:], v[:] = 3.0, -5.0, 1.9990234375
+    np.testing.assert_allclose(
+        kernels(q, k, v, table, "f16", isa, on_unit=True), v[0, 0, 0], rtol=4e-3
+    )
+    v[:, :, 0] *= 0.25  # and where sums differ
+    got = kernels(q, k, v, table, "f16", isa, on_unit=True)
+    np.testing.assert_allclose(got[..., 0], v[0, 0, 0], rtol=4e-3)
+
+
+@pytest.mark.skipif(not UNITS, reason="no matrix unit on this machine")
+@pytest.mark.parametrize("isa", UNITS)
+def test_a_sink_of_tiny_values_on_a_matrix_unit(isa: str) -> None:
+    """Nearly all of the attention goes to a position whose values are next to nothing: what is left
+    is the others', and has to be as exact as ever.
+    """
+    q, k, v, table = Case(20, 520, 2, 1, 64).draw()
+    k[0], k[1:] = 2 * np.sign(q[0, 0]), 0.01 * k[1:]
+    q[:] = q[0, 0]
+    v[0] = 1e-5 * v[0]
+    want = attention(q, k.astype(np.float16), v.astype(np.float16))
+    assert relative(kernels(q, k, v, table, "f16", isa, on_unit=True), want) < 0.015
+
+
 @pytest.mark.parametrize("kv_type", KV_TYPES)
 def test_what_a_cache_costs(kv_type: str) -> None:
     """Keys with a large dimension and values, kept and read: docs/NUMERICS.md has the ceilings."""

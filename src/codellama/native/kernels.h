@@ -162,7 +162,7 @@ struct Kernels {
     QuantTile quant_again[kFormats];                 // of tiles that other rows have just read
     FloatTile float_tile[kFormats][kMaxFloatRows];   // null for quantized formats
     bool quant_panels, float_panels;                 // for many rows; else the tiles' kernels serve them as well
-    bool pair_panels;                                // quant_panel takes kAgainTiles tiles, and pays for prompts only
+    bool pair_panels;                                // quant_panel takes kAgainTiles tiles; see exact.cpp
     QuantPanel quant_panel[kFormats];
     FloatPanel float_panel[kFormats];
 

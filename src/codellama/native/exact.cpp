@@ -17,7 +17,7 @@ constexpr ptrdiff_t kActivationBytes = 2048 * 1024;
 // Tiles handed out at a time when many rows are multiplied, unless the kernels take several at once, which then share
 // the activations: more would only leave a thread waiting at the end (576 rows in fours are 9 units).
 constexpr int kTilesPerUnit = 4;
-// Rows whose sums with a pair of tiles are finished together: 4 KB of them.
+// Rows whose sums with a pair of tiles are finished together: 4 KB of them, 12 KB with panels.
 constexpr int kGroupRows = 32, kPanelGroupRows = 96;
 // Rows from which on panels of pairs pay for answers: 12 sequences of SmolLM2 (two calls of 6 rows) were 0.92 to 0.99
 // times as fast with them, 16 1.03 to 1.12, 32 1.11 to 1.19 (Emerald Rapids; Q4_0, Q8_0, Q4_K_M).
@@ -27,7 +27,7 @@ static_assert(kAgainTiles * kLanes == kBlock);  // a pair's sums of one row are 
 // A pair of tiles by rows: out[row][tile][lane]. fresh: nobody has just read the tiles.
 void sum_pair(const Kernels& kernels, const Matrix& weight, int tile, Range rows, const Activations& x, bool fresh,
               float* out) {
-    if (kernels.pair_panels) return multiply_pair(kernels, weight, tile, x, rows.begin, rows.size(), out);
+    if (kernels.pair_panels) return multiply_panels(kernels, weight, tile, x, rows.begin, rows.size(), out);
     const int again = rows_again(kernels, weight);
     for (int row = rows.begin; row < rows.end;) {
         const bool first = fresh && row == rows.begin;
@@ -52,7 +52,7 @@ void sum_pair(const Kernels& kernels, const Matrix& weight, int tile, Range rows
 
 bool Model::in_pairs(const Product& product, int n_rows) const {
     if (n_rows < kDynamicRows) return false;
-    return kernels_->pair_panels ? product.quantized() : product.rows_again(*kernels_) > 0;
+    return kernels_->pair_panels ? !product.floats() : product.rows_again(*kernels_) > 0;
 }
 
 // Sums of a few tiles, [row][tile][lane], to where the product wants them.
@@ -151,7 +151,7 @@ void Model::multiply_exact(Progress& at, const Product* products, int n_products
                 const Range own = {std::max(range.begin - index, 0), std::min(range.end - index, n)};
                 if (own.begin < own.end) {
                     const bool panels = kernels_->pair_panels && rows.size >= kFewestPanelPairs;
-                    const bool pairs = in_pairs(products[i], rows.size) || (panels && products[i].quantized());
+                    const bool pairs = panels ? !products[i].floats() : in_pairs(products[i], rows.size);
                     (this->*(pairs ? &Model::multiply_pairs : &Model::multiply_range))(products[i], own, {first, last},
                                                                                        x);
                 }

@@ -101,7 +101,6 @@ class Model {
         ptrdiff_t block_stride = 0;
 
         bool floats() const { return is_float(*weight) || (gate_up != nullptr && is_float(*gate_up)); }
-        bool quantized() const { return !is_float(*weight) && (gate_up == nullptr || !is_float(*gate_up)); }
         // Some sets have panels for one kind only: a product of both kinds does without.
         int rows_of_call(const Kernels& kernels, int n_rows) const {
             const bool mixed = gate_up != nullptr && is_float(*weight) != is_float(*gate_up);

@@ -31,8 +31,8 @@ void multiply_again(const Kernels& kernels, const Matrix& weight, Tiles tiles, c
     }
 }
 
-void multiply_pair(const Kernels& kernels, const Matrix& weight, int tile, const Activations& x, int row, int n_rows,
-                   float* out) {
+void multiply_panels(const Kernels& kernels, const Matrix& weight, int tile, const Activations& x, int row, int n_rows,
+                     float* out) {
     kernels.quant_panel[static_cast<int>(weight.format)](weight.tile(tile), weight.stride(1), kAgainTiles,
                                                          weight.n_blocks(), x.blocks + row * x.block_stride,
                                                          x.block_stride, n_rows, out);

@@ -36,8 +36,8 @@ void multiply_again(const Kernels& kernels, const Matrix& weight, Tiles tiles, c
                     int n_rows, float* out);
 
 // kAgainTiles tiles, from `tile` on, for many rows, where kernels have pair_panels.
-void multiply_pair(const Kernels& kernels, const Matrix& weight, int tile, const Activations& x, int row, int n_rows,
-                   float* out);
+void multiply_panels(const Kernels& kernels, const Matrix& weight, int tile, const Activations& x, int row, int n_rows,
+                     float* out);
 
 // out[row][tile][lane] of rows [row, row + n_rows) and of tiles whose number is 1 or tiles_of_call(n_rows).
 void multiply_tiles(const Kernels& kernels, const Matrix& weight, Tiles tiles, const Activations& x, int row,

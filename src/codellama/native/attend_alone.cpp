@@ -28,10 +28,9 @@ void attend_alone(const Kernels& kernels, bool on_unit, const AttentionShape& s,
         throw std::invalid_argument("a head or a block that cannot be");
     }
     const size_t n_blocks = static_cast<size_t>(*std::max_element(table, table + width)) + 1;
-    KvLayer kv = kv_layout(s.kv_type, s.n_kv_heads, s.head_dim, n_blocks);
-    Buffer keys(key_layer_bytes(kv)), values(value_layer_bytes(kv));
-    kv.keys = keys.data();
-    kv.values = values.data();
+    const KvLayer layout = kv_layout(s.kv_type, 1, s.n_kv_heads, s.head_dim);
+    Buffer memory(kv_bytes(layout, n_blocks));
+    const KvLayer kv = kv_layer(layout, memory.data(), 0);
     fill(kernels, kv, s, {k, k + static_cast<ptrdiff_t>(s.n_positions) * s.n_kv_heads * s.head_dim}, v, table);
 
     const int group = s.n_heads / s.n_kv_heads, query = s.n_heads * s.head_dim, stride = kv.head_pad + 2;

@@ -133,7 +133,7 @@ class Model {
 
     Matrix& matrix(Slot slot, int layer);
     const Matrix& head() const { return output_.rows > 0 ? output_ : tok_embeddings_; }
-    KvLayer kv_layer(int layer);
+    KvLayer layer_cache(int layer);
     void check(const Step& step) const;
     void prepare(const Step& step);
     void reserve(int n_tokens);
@@ -222,7 +222,7 @@ class Model {
     bool prompts_on_unit_ = false;    // there is a matrix unit, and it takes every matrix of every layer
     bool attention_on_unit_ = false;  // there is one, and no matrix is finer than its numbers
     int n_blocks_ = 0;
-    KvLayer kv_;  // the layout; kv_layer() adds a layer's memory
+    KvLayer kv_;  // the layout; layer_cache() adds a layer's memory
 
     // Scratch of a step, grown to the largest seen.
     int capacity_ = 0;

@@ -21,13 +21,22 @@ KvType kv_type_of(const std::string& name) {
 
 const char* kv_type_name(KvType type) { return type == KvType::F16 ? "f16" : "q8_0"; }
 
-KvLayer kv_layout(KvType type, int n_kv_heads, int head_dim, size_t n_blocks) {
+KvLayer kv_layout(KvType type, int n_layers, int n_kv_heads, int head_dim) {
     const int head_pad = (head_dim + kLanes - 1) / kLanes * kLanes;
     const size_t key = part_bytes(type, head_dim), value = part_bytes(type, head_pad);
-    return {nullptr, nullptr, type, key, value, key * n_blocks, value * n_blocks, n_kv_heads, head_dim, head_pad};
+    const size_t segment = static_cast<size_t>(n_layers * n_kv_heads * kSegmentBlocks) * (key + value);
+    return {nullptr, nullptr, type, key, value, segment, n_kv_heads, head_dim, head_pad};
 }
 
-size_t key_layer_bytes(const KvLayer& kv) { return kv.key_stride * static_cast<size_t>(kv.n_kv_heads); }
-size_t value_layer_bytes(const KvLayer& kv) { return kv.value_stride * static_cast<size_t>(kv.n_kv_heads); }
+size_t kv_bytes(const KvLayer& kv, size_t n_blocks) {
+    return (n_blocks + kSegmentBlocks - 1) / kSegmentBlocks * kv.segment_stride;
+}
+
+KvLayer kv_layer(KvLayer kv, uint8_t* memory, int layer) {
+    const size_t heads = static_cast<size_t>(kv.n_kv_heads * kSegmentBlocks);
+    kv.keys = memory + static_cast<size_t>(layer) * heads * (kv.key_bytes + kv.value_bytes);
+    kv.values = kv.keys + heads * kv.key_bytes;
+    return kv;
+}
 
 }  // namespace codellama

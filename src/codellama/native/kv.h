@@ -12,11 +12,13 @@ namespace codellama {
 KvType kv_type_of(const std::string& name);
 const char* kv_type_name(KvType type);
 
-// The layout of a layer of so many blocks; its memory is still to be given.
-KvLayer kv_layout(KvType type, int n_kv_heads, int head_dim, size_t n_blocks);
+// The layout of a layer among so many; its memory is still to be given.
+KvLayer kv_layout(KvType type, int n_layers, int n_kv_heads, int head_dim);
 
-// Bytes of all keys, or all values, of a layer.
-size_t key_layer_bytes(const KvLayer& kv);
-size_t value_layer_bytes(const KvLayer& kv);
+// Bytes that hold so many blocks of all layers.
+size_t kv_bytes(const KvLayer& kv, size_t n_blocks);
+
+// A layer's keys and values in that memory.
+KvLayer kv_layer(KvLayer kv, uint8_t* memory, int layer);
 
 }  // namespace codellama

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace codellama {
 namespace {
@@ -37,7 +38,7 @@ Model::Model(const Shape& shape, int n_threads, const Kernels* kernels)
       kernels_(kernels),
       pool_(n_threads),
       layers_(static_cast<size_t>(shape.n_layers)),
-      kv_(kv_layout(KvType::F16, shape.n_kv_heads, shape.head_dim, 0)) {
+      kv_(kv_layout(KvType::F16, shape.n_layers, shape.n_kv_heads, shape.head_dim)) {
     for (int i = 0; i < shape.head_dim / 2; ++i) {
         inverse_frequency_.push_back(std::pow(shape.rope_theta, -2.0 * i / shape.head_dim));
     }
@@ -157,18 +158,12 @@ void Model::allocate_cache(int n_blocks, KvType type) {
     if (n_blocks <= 0) refuse("the cache needs at least one block");
     n_blocks_ = 0;  // should the allocation throw
     cache_ = Buffer();
-    kv_ = kv_layout(type, shape_.n_kv_heads, shape_.head_dim, static_cast<size_t>(n_blocks));
-    cache_ = Buffer(static_cast<size_t>(n_blocks) * block_bytes());
+    kv_ = kv_layout(type, shape_.n_layers, shape_.n_kv_heads, shape_.head_dim);
+    cache_ = Buffer(kv_bytes(kv_, static_cast<size_t>(n_blocks)));
     n_blocks_ = n_blocks;
 }
 
-KvLayer Model::kv_layer(int layer) {
-    const size_t keys = key_layer_bytes(kv_), values = value_layer_bytes(kv_);
-    KvLayer kv = kv_;
-    kv.keys = cache_.data() + (keys + values) * static_cast<size_t>(layer);
-    kv.values = kv.keys + keys;
-    return kv;
-}
+KvLayer Model::layer_cache(int layer) { return kv_layer(kv_, cache_.data(), layer); }
 
 size_t Model::block_bytes() const {
     return static_cast<size_t>(shape_.n_layers * shape_.n_kv_heads) * (kv_.key_bytes + kv_.value_bytes);
@@ -178,17 +173,16 @@ template <class Visit>
 void Model::visit_block(int block, const Visit& visit) {
     if (block < 0 || block >= n_blocks_) refuse("no such block");
     for (int layer = 0; layer < shape_.n_layers; ++layer) {
-        const KvLayer kv = kv_layer(layer);
+        const KvLayer kv = layer_cache(layer);
         for (int head = 0; head < kv.n_kv_heads; ++head) visit(kv.key_block(head, block), kv.key_bytes);
         for (int head = 0; head < kv.n_kv_heads; ++head) visit(kv.value_block(head, block), kv.value_bytes);
     }
 }
 
 void Model::copy_block(int source, int target) {
-    if (target < 0 || target >= n_blocks_) refuse("no such block");
-    visit_block(source, [&](uint8_t* part, size_t n) {
-        std::memmove(part + (target - source) * static_cast<ptrdiff_t>(n), part, n);
-    });
+    std::vector<uint8_t> block(block_bytes());
+    read_block(source, block.data());
+    write_block(target, block.data());
 }
 
 void Model::read_block(int block, uint8_t* out) {

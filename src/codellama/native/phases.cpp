@@ -105,7 +105,7 @@ void Model::rotate_and_cache(int thread, int layer, const Step& step) {
 
 // Successive tokens, which share the lines of a block's keys.
 void Model::rotate_rows(Range rows, int layer, const Step& step) {
-    const KvLayer kv = kv_layer(layer);
+    const KvLayer kv = layer_cache(layer);
     const float query_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape_.head_dim)));
     for (int t = rows.begin; t < rows.end; ++t) {
         const float *cos = cos_T_.data() + t * shape_.head_dim, *sin = sin_T_.data() + t * shape_.head_dim;
@@ -141,7 +141,7 @@ void Model::attend(Progress& at, int layer, const Step& step) {
     for (int taken = next++; taken < static_cast<int>(jobs_.size()); taken = next++) {
         const AttentionJob& job = jobs_[jobs_.size() - 1 - static_cast<size_t>(taken)];
         Attend a;
-        a.kv = kv_layer(layer);
+        a.kv = layer_cache(layer);
         a.table = step.blocks_SB + static_cast<ptrdiff_t>(job.sequence) * step.table_width;
         a.kv_head = job.kv_head;
         a.group = group;

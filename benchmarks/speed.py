@@ -33,30 +33,31 @@ from codellama.weights.load import open_model
 RESULTS = Path(__file__).parent / "results"
 
 
-def kept(path: Path | None) -> tuple[Machine | None, list[Round]]:
-    """Machine and rounds of earlier calls; nothing where there are none."""
+def kept(path: Path | None) -> tuple[list[Machine], list[Round]]:
+    """Rounds of earlier calls, and the machine as it was before each; none where there is no file.
+
+    A line of the file is one round: [machine, {engine: run}].
+    """
     if path is None or not path.exists():
-        return None, []
-    head, *rest = path.read_text().splitlines()
-    rounds = [{k: Run(**run) for k, run in json.loads(line).items()} for line in rest]
-    return Machine(**json.loads(head)), rounds
+        return [], []
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    rounds = [{k: Run(**run) for k, run in done.items()} for _machine, done in lines]
+    return [Machine(**machine) for machine, _done in lines], rounds
 
 
 def measure(session: Session, rounds: int, keep: Path | None) -> Result:
     """So many more rounds, on top of those that were kept."""
     source = open_model(session.model)
-    machine, done = kept(keep)
-    if machine is None:
-        machine = measure_machine(session.threads, Workload.of(source).weight_bytes)
-        if keep is not None:
-            keep.write_text(json.dumps(asdict(machine)) + "\n")
+    machines, done = kept(keep)
     for index in range(len(done), len(done) + rounds):
+        machines.append(measure_machine(session.threads, Workload.of(source).weight_bytes))
         done.append(run_round(session, index))
         print(f"{session.model.name}: round {index + 1}", file=sys.stderr)
         if keep is not None:
+            runs = {k: asdict(run) for k, run in done[-1].items()}
             with keep.open("a") as file:
-                file.write(json.dumps({k: asdict(run) for k, run in done[-1].items()}) + "\n")
-    return summarize(source, session, machine, done)
+                file.write(json.dumps([asdict(machines[-1]), runs]) + "\n")
+    return summarize(source, session, machines, done)
 
 
 def write(result: Result, name: str, notes: list[str]) -> None:

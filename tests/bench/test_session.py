@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_medians_and_ratios_within_rounds(tiny: Path, peer: Peer) -> None:
         for a, b in ((1.0, 1.0), (2.0, 4.0), (9.0, 3.0))
     ]
     session = Session(tiny, parse_cases("tg4"), 1, peers=(peer,))
-    result = summarize(open_model(tiny), session, MACHINE, rounds)
+    result = summarize(open_model(tiny), session, [MACHINE] * 3, rounds)
     row = result.rows[0]
     assert (row.ours, row.peers["llama.cpp"].rate, row.peers["llama.cpp"].ratio) == (2.0, 3.0, 1.0)
     assert result.instruction == "avx512_vnni"
@@ -119,6 +120,18 @@ def test_medians_and_ratios_within_rounds(tiny: Path, peer: Peer) -> None:
     assert found["share"] == pytest.approx(2.0 / row.limit)
     assert found["bandwidth_share"] == pytest.approx(found["share"])
     assert found["peers"] == {"llama.cpp": {"rate": 3.0, "ratio": 1.0}}
+
+
+def test_shares_are_of_each_rounds_own_limits(tiny: Path) -> None:
+    """Rates 1, 2, 9 where the memory gives 2, 4 and 1e10 bytes a second: 1, 1, 18 of 2e10."""
+    about = {"isa": "avx512", "threads": 1}
+    rounds = [{OURS: Run({"tg4": rate}, None, None, about)} for rate in (1.0, 2.0, 9.0)]
+    machines = [replace(MACHINE, cached_bandwidth=rate) for rate in (2e10, 4e10, 1e10)]
+    result = summarize(open_model(tiny), Session(tiny, parse_cases("tg4"), 1), machines, rounds)
+    row = result.rows[0]
+    assert result.machine.cached_bandwidth == 2e10
+    assert row.share == row.bandwidth_share == pytest.approx(1.0 / row.limit)
+    assert as_json(result)["machines"][2]["cached_bandwidth"] == 1e10
 
 
 def test_figures_are_short_and_never_powers_of_ten() -> None:

@@ -1,22 +1,23 @@
 """The machine's best, measured on the spot: nothing here is looked up or assumed.
 
 Bandwidth is measured twice: over 1 GiB, which no cache holds, and over as many bytes as the model
-has, which one may. Shared machines vary from second to second; each figure is the best of a few
-short measurements, since a limit is what is possible.
+has, which one may. Each figure is the best of a few short measurements, since a limit is what is
+possible. Shared machines vary from minute to minute, so each round of a session has its own.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from codellama.native.probe import peak_instructions, peak_rate, read_bandwidth
 
-__all__ = ["Machine", "int8_instruction", "measure_machine", "processor"]
+__all__ = ["Machine", "int8_instruction", "measure_machine", "processor", "typical"]
 
 GIB = 1 << 30
 _TRIES = 3
@@ -64,6 +65,19 @@ def measure_machine(
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(
         processor(), os.cpu_count() or 1, memory, threads, bandwidth, working_set, cached, peaks
+    )
+
+
+def typical(machines: Sequence[Machine]) -> Machine:
+    """The medians of what was measured of one machine at several times, at least once."""
+    first = machines[0]
+    return replace(
+        first,
+        bandwidth=statistics.median(each.bandwidth for each in machines),
+        cached_bandwidth=statistics.median(each.cached_bandwidth for each in machines),
+        peaks={
+            name: statistics.median(each.peaks[name] for each in machines) for name in first.peaks
+        },
     )
 
 

@@ -74,6 +74,7 @@ def _short(value: float) -> str:
 
 def as_json(result: Result) -> dict[str, Any]:
     """All that was measured, every run too; rates in tokens, bytes and operations a second.
+    `machine`: the medians of `machines`, one for each round.
 
     `int8_share` is null where no int8 instruction is known.
     """
@@ -85,6 +86,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "kv_type": result.workload.kv_type,
         "python": platform.python_version(),
         "machine": asdict(result.machine),
+        "machines": [asdict(each) for each in result.machines],
         "int8_instruction": result.instruction,
         "rows": [_row(result, row) for row in result.rows],
         "load_s": {engine: result.median("load_s", engine) for engine in result.engines},
@@ -95,17 +97,15 @@ def as_json(result: Result) -> dict[str, Any]:
 
 def _row(result: Result, row: Row) -> dict[str, Any]:
     cost = result.workload.cost(row.case)
-    bytes_each, ops_each = cost.bytes / cost.tokens, cost.ops / cost.tokens
-    known = result.instruction is not None
     return {
         "case": row.case.label,
         "ours": row.ours,
         "limit": row.limit,
         "share": row.share,
         "bound": row.bound,
-        "bytes_per_token": bytes_each,
-        "ops_per_token": ops_each,
-        "bandwidth_share": row.ours * bytes_each / result.limits.bandwidth,
-        "int8_share": row.ours * ops_each / result.limits.peak if known else None,
+        "bytes_per_token": cost.bytes / cost.tokens,
+        "ops_per_token": cost.ops / cost.tokens,
+        "bandwidth_share": row.bandwidth_share,
+        "int8_share": row.int8_share,
         "peers": {name: asdict(each) for name, each in row.peers.items()},
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -74,16 +76,18 @@ def bench(
     peers = tuple(Peer.parse(text) for text in peer or ())
     session = Session(path, chosen, threads or default_threads(), isa, peers, kept)
     with progress_bar() as tell:
-        machine = measure_machine(
-            session.threads,
-            Workload.of(source).weight_bytes,
-            progress=lambda what: tell(0, 0, f"measuring the machine: {what}"),
-        )
-        done = []
+        machines, done = [], []
         for index in range(rounds):
-            tell(0, 0, f"round {index + 1} of {rounds}")
+            at = f"round {index + 1} of {rounds}"
+            machine = measure_machine(
+                session.threads,
+                Workload.of(source).weight_bytes,
+                progress=partial(_tell_probe, tell, at),
+            )
+            machines.append(machine)
+            tell(0, 0, at)
             done.append(run_round(session, index))
-    result = summarize(source, session, machine, done)
+    result = summarize(source, session, machines, done)
     if as_json:
         json.dump(report_json(result), sys.stdout, indent=1)
         print()
@@ -94,3 +98,7 @@ def bench(
         from codellama.bench.plot import plot as draw
 
         draw(result, plot)
+
+
+def _tell_probe(tell: Callable[[int, int, str], None], at: str, what: str) -> None:
+    tell(0, 0, f"{at}, measuring the machine: {what}")

@@ -24,7 +24,8 @@ const char* kv_type_name(KvType type) { return type == KvType::F16 ? "f16" : "q8
 KvLayer kv_layout(KvType type, int n_layers, int n_kv_heads, int head_dim) {
     const int head_pad = (head_dim + kLanes - 1) / kLanes * kLanes;
     const size_t key = part_bytes(type, head_dim), value = part_bytes(type, head_pad);
-    const size_t segment = static_cast<size_t>(n_layers * n_kv_heads * kSegmentBlocks) * (key + value);
+    const size_t heads = static_cast<size_t>(n_layers) * static_cast<size_t>(n_kv_heads);
+    const size_t segment = heads * kSegmentBlocks * (key + value);
     return {nullptr, nullptr, type, key, value, segment, n_kv_heads, head_dim, head_pad};
 }
 

@@ -158,10 +158,18 @@ def test_logits_are_those_that_generation_draws_from(
     drawn_TV = logits_TV[n_prompt - 1 : -1]
     if llm.runner.isa not in UNITS:
         assert drawn_TV.argmax(axis=1).tolist() == alone[0]
-    # A matrix unit rounds a scored text as a prompt: near ties may fall the other way.
+    # Where attention has a unit, a scored text is rounded as a prompt, and near ties may fall the
+    # other way: by 0.02 to 0.33, four of 128 tokens of four prompts. Log-probabilities differ
+    # by 0.03 to 0.08 (root mean square); those of a neighbour's row would by more than 1.
     short_T = drawn_TV.max(axis=1) - drawn_TV[np.arange(len(alone[0])), alone[0]]
     assert short_T.max() < 0.4
-    assert np.count_nonzero(short_T) <= 2
+    drawn = llm.complete(PROMPTS[0], max_tokens=len(alone[0]), logprobs=0).logprobs
+    assert drawn is not None
+    scored_TV = drawn_TV - np.log(np.exp(drawn_TV - drawn_TV.max()).sum(axis=1, keepdims=True))
+    scored_TV -= drawn_TV.max()
+    scored_T = scored_TV[np.arange(len(alone[0])), alone[0]]
+    off_T = scored_T - np.array([entry.logprob for entry in drawn])
+    assert np.sqrt((off_T**2).mean()) < 0.3
     entry = llm.complete(PROMPTS[0], max_tokens=1, logprobs=3).logprobs
     assert entry is not None
     exact = logits_TV[n_prompt - 1].astype(np.float64)

@@ -160,7 +160,7 @@ def test_logits_are_those_that_generation_draws_from(
         assert drawn_TV.argmax(axis=1).tolist() == alone[0]
     # Where attention has a unit, a scored text is rounded as a prompt, and near ties may fall the
     # other way: by 0.02 to 0.33, four of 128 tokens of four prompts. Log-probabilities differ
-    # by 0.03 to 0.08 (root mean square); those of a neighbour's row would by more than 1.
+    # by 0.03 to 0.08 (root mean square); a position too early, by 0.6.
     short_T = drawn_TV.max(axis=1) - drawn_TV[np.arange(len(alone[0])), alone[0]]
     assert short_T.max() < 0.4
     drawn = llm.complete(PROMPTS[0], max_tokens=len(alone[0]), logprobs=0).logprobs

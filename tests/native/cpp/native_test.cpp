@@ -291,10 +291,9 @@ float to_bf16(float x) {  // nearest, ties to even
 void check_unit_attention(const Kernels& k) {
     constexpr int kDim = 24, kPad = 32, kHeads = 2, kGroup = 3, kTokens = 20, kPosition = 500, kBlocks = 33;
     constexpr int kRows = kTokens * kGroup, kStride = kPad + 2;
-    KvLayer kv = kv_layout(KvType::F16, kHeads, kDim, kBlocks);
-    std::vector<uint8_t> keys(key_layer_bytes(kv)), values(value_layer_bytes(kv));
-    kv.keys = keys.data();
-    kv.values = values.data();
+    const KvLayer layout = kv_layout(KvType::F16, 1, kHeads, kDim);
+    std::vector<uint8_t> memory(kv_bytes(layout, kBlocks));
+    const KvLayer kv = kv_layer(layout, memory.data(), 0);
     std::vector<std::vector<float>> key, value;
     std::vector<int32_t> table(kBlocks);
     for (int b = 0; b < kBlocks; ++b) table[static_cast<size_t>(b)] = kBlocks - 1 - b;

@@ -193,8 +193,9 @@ class Model {
                    float* sums) const;
     void finish_pairs(const Product& product, Range pairs, Range rows, const float* sums, const float* up) const;
 
+    // visit(a's part, b's part, bytes) of each layer and head, keys before values.
     template <class Visit>
-    void visit_block(int block, const Visit& visit);
+    void visit_blocks(int a, int b, const Visit& visit);
     void rotate_and_cache(int thread, int layer, const Step& step);
     void rotate_rows(Range rows, int layer, const Step& step);
     AttendNext after(int taken, const Step& step) const;

@@ -7,7 +7,6 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 namespace codellama {
 namespace {
@@ -170,30 +169,34 @@ size_t Model::block_bytes() const {
 }
 
 template <class Visit>
-void Model::visit_block(int block, const Visit& visit) {
-    if (block < 0 || block >= n_blocks_) refuse("no such block");
+void Model::visit_blocks(int a, int b, const Visit& visit) {
+    for (int block : {a, b}) {
+        if (block < 0 || block >= n_blocks_) refuse("no such block");
+    }
     for (int layer = 0; layer < shape_.n_layers; ++layer) {
         const KvLayer kv = layer_cache(layer);
-        for (int head = 0; head < kv.n_kv_heads; ++head) visit(kv.key_block(head, block), kv.key_bytes);
-        for (int head = 0; head < kv.n_kv_heads; ++head) visit(kv.value_block(head, block), kv.value_bytes);
+        for (int head = 0; head < kv.n_kv_heads; ++head) {
+            visit(kv.key_block(head, a), kv.key_block(head, b), kv.key_bytes);
+        }
+        for (int head = 0; head < kv.n_kv_heads; ++head) {
+            visit(kv.value_block(head, a), kv.value_block(head, b), kv.value_bytes);
+        }
     }
 }
 
 void Model::copy_block(int source, int target) {
-    std::vector<uint8_t> block(block_bytes());
-    read_block(source, block.data());
-    write_block(target, block.data());
+    visit_blocks(source, target, [](const uint8_t* from, uint8_t* to, size_t n) { std::memmove(to, from, n); });
 }
 
 void Model::read_block(int block, uint8_t* out) {
-    visit_block(block, [&](const uint8_t* part, size_t n) {
+    visit_blocks(block, block, [&](const uint8_t* part, const uint8_t*, size_t n) {
         std::memcpy(out, part, n);
         out += n;
     });
 }
 
 void Model::write_block(int block, const uint8_t* in) {
-    visit_block(block, [&](uint8_t* part, size_t n) {
+    visit_blocks(block, block, [&](uint8_t* part, const uint8_t*, size_t n) {
         std::memcpy(part, in, n);
         in += n;
     });
